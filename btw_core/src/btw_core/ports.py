@@ -1,0 +1,185 @@
+"""What the manager needs of the outside, and what the outside tells it. The simulation replaces exactly these.
+
+The manager is one object without threads, clocks or files of its own: `Manager.handle(report)` and `Manager.tick()`
+run to their end without blocking; everything slow is asked for through a port and answered later by a report.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from .clock import Clock
+from .store import Record
+from .types import Incarnation, Reason, Saved, Status, Verb
+
+
+# ---- asked for by the manager -----------------------------------------------------------------------------------
+class StoreCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to the store. `put` when value is given, `list` when key ends in "/" or is empty, else `get`."""
+
+    id: int
+    key: str
+    value: bytes | None = None
+    expected: int | None = None
+    deadline: float = 1.0  # seconds
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One short-lived process. Instants are on the manager's clock (CLOCK_BOOTTIME)."""
+
+    id: str  # unique for ever: nonce, counter
+    package: str
+    verb: Verb
+    resource: str = ""  # start, stop, heal
+    term: int = 0
+    reason: Reason = Reason.NONE
+    deadline: float = 0.0  # the manager kills it then; what ctx.remaining() counts down to
+    not_after: float = 0.0  # start, heal: do not begin any effect at or after this instant (sent + T); 0 = no limit
+    state: dict[str, Any] = {}  # of this resource
+    target: Incarnation | None = None  # fence
+    keep: tuple[str, ...] = ()  # survey: operation ids whose processes are legitimate
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the observer for one round of status."""
+
+    id: int
+    package: str
+    term: int = 0
+    resources: tuple[str, ...] = ()  # empty: all
+    state: dict[str, dict[str, Any]] = {}
+
+
+# ---- told to the manager ----------------------------------------------------------------------------------------
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything that comes in."""
+
+
+class StoreAnswered(Report, frozen=True, kw_only=True):
+    """Exactly one for each StoreCall, at the latest when its deadline has passed."""
+
+    call: StoreCall
+    sent: float  # instant before the call was sent
+    revision: int | None = None  # of a successful put
+    conflict: bool = False
+    records: tuple[Record, ...] | None = None  # of get (none or one) and list
+    unavailable: str = ""  # why nobody can tell
+
+
+class StoreChanged(Report, frozen=True, kw_only=True):
+    """The watch saw new revisions."""
+
+    records: tuple[Record, ...]
+
+
+class OperationEnded(Report, frozen=True, kw_only=True):
+    """The operation's process is gone, and where it was killed everything that it had started. Comes once for each
+    operation that ends; an operation that cannot be killed (D state) never sends it."""
+
+    id: str
+    ok: bool
+    error: str = ""
+    seconds: float = 0.0
+    state: dict[str, Any] | None = None  # new ctx.state of the resource; None: unchanged
+    survivors: tuple[str, ...] = ()  # sweep, survey, fence: "pid 12 (sleep), state D in fuse_wait"
+
+
+class ResourceHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One resource in a round of status. status None = cannot tell."""
+
+    resource: str
+    status: Status | None
+    detail: str = ""
+
+
+class Looked(Report, frozen=True, kw_only=True):
+    """Answer of the observer. id 0: unasked, a watch descriptor fired (then only the resources concerned)."""
+
+    id: int
+    package: str
+    results: tuple[ResourceHealth, ...]
+
+
+class Logged(Report, frozen=True, kw_only=True):
+    """A line printed by a resource's operation or status (already bounded in length and rate)."""
+
+    package: str
+    resource: str
+    text: str
+
+
+class ExecutorLost(Report, frozen=True, kw_only=True):
+    """Zygote or observer ended and is being restarted; operations that ran are reported one by one as well."""
+
+    what: str
+    cause: str
+
+
+class HaltAsked(Report, frozen=True, kw_only=True):
+    """A person or a signal wants packages halted. package "" = all."""
+
+    package: str = ""
+    reason: Reason = Reason.USER
+    cause: str = ""
+
+
+class EnableAsked(Report, frozen=True, kw_only=True):
+    """A person wants this node to take part again for the package (after `critical`)."""
+
+    package: str
+    cause: str = ""
+
+
+# ---- the ports --------------------------------------------------------------------------------------------------
+class StorePort(Protocol):
+    def submit(self, call: StoreCall) -> None:
+        """Does not block. Answered by StoreAnswered."""
+        ...
+
+
+class Executor(Protocol):
+    """Operations and observation. No method blocks."""
+
+    def operate(self, operation: Operation) -> None: ...
+
+    def kill(self, operation: str) -> None:
+        """SIGKILL to the operation's processes, descendants included; may be repeated."""
+        ...
+
+    def look(self, look: Look) -> None: ...
+
+    def watch(self, package: str, term: int, state: dict[str, dict[str, Any]]) -> None:
+        """Ask for unasked `Looked` of this package from now on; again to renew `state`."""
+        ...
+
+    def unwatch(self, package: str) -> None: ...
+
+
+class Disk(Protocol):
+    """The node's memory."""
+
+    def load(self, package: str) -> Saved | None:
+        """None: nothing remembered. Raises OSError or ValueError (damaged)."""
+        ...
+
+    def save(self, package: str, saved: Saved) -> None:
+        """Durable on return (write, fsync, rename, fsync of the directory). Raises OSError."""
+        ...
+
+
+class Journal(Protocol):
+    def write(
+        self, event: str, *, package: str = "", cause: str = "", state: str = "", term: int = 0, **data: Any
+    ) -> None:
+        """One line, stamped with the time; never raises, never blocks for long."""
+        ...
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    clock: Clock
+    store: StorePort
+    executor: Executor
+    disk: Disk
+    journal: Journal
