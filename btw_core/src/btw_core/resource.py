@@ -40,6 +40,21 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
     key: str = ""  # parameter
 
+    def __str__(self) -> str:
+        """`file:line: key: what; remedy`, a warning marked as one."""
+        place = f"{self.file}:{self.line}" if self.file and self.line else self.file
+        severity = "" if self.severity == "error" else self.severity
+        what = f"{self.text}; {self.remedy}" if self.remedy else self.text
+        return ": ".join(part for part in (place, severity, self.key, what) if part)
+
+
+class ConfigError(Exception):
+    """The configuration is refused. `problems` holds everything that was found, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """A command that ended. `output` is stdout and stderr, bounded to its last 64 KiB."""
@@ -141,6 +156,10 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def check(self, ctx: CheckContext) -> list[Problem]:
         """What is wrong with these parameters on this node. Changes nothing."""
         return []
+
+    def identity(self) -> tuple[str, ...]:
+        """What no other package on this node may use as well, e.g. ("path", "/srv/www"); empty: nothing."""
+        return ()
 
     # optional:  heal(ctx) -> None    put back what vanished while running; raises Failed = the package has failed
     #            watch(ctx) -> list[int]   descriptors that become readable when `status` should be asked again;
