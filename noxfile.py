@@ -1,0 +1,113 @@
+"""Every check of btw. `./dev test` runs the default sessions; `./dev test -l` lists all of them.
+
+Sessions use the interpreter that runs nox and the versions of constraints.txt. Distributions are installed, never
+imported from the checkout, so that what is tested is what a user gets. pytest's exit code 5 (no test found) fails.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "unit", "sim", "system", "wheel"]
+
+PINS = "constraints.txt"
+DISTRIBUTIONS = ["btw_core", *sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))]
+NAMES = [Path(path).name.replace("_", "-") for path in DISTRIBUTIONS]
+TEST_TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
+#: All that any session, `dev` or a person working on btw needs; `nox -s pins` fixes their versions.
+TOOLS = ["nox", "uv", "virtualenv", *TEST_TOOLS, "ruff", "mypy", "hatchling", "rich"]
+
+
+def install(session: nox.Session, *tools: str, distributions: bool = True) -> None:
+    """Tools and, not editable, all distributions on one command line (plugins need the core of the same checkout)."""
+    fresh: list[str] = []
+    if distributions and session.venv_backend == "uv":
+        # uv takes a directory whose pyproject.toml did not change for the one that it built before
+        fresh = [f"--reinstall-package={name}" for name in NAMES]
+    paths = [f"./{path}" for path in DISTRIBUTIONS] if distributions else []
+    session.install("-c", PINS, *fresh, *tools, *paths, env={"UV_BUILD_CONSTRAINT": PINS})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff."""
+    install(session, "ruff", distributions=False)
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over the sources and tests of each distribution and over tests/."""
+    install(session, "mypy", "nox", "rich", *TEST_TOOLS)
+    for path in DISTRIBUTIONS:
+        with session.chdir(path):
+            session.run("mypy", "--strict", *(part for part in ("src", "tests") if Path(part).is_dir()))
+    with session.chdir("tests"):
+        session.run("mypy", "--strict", ".")
+    session.run("mypy", "--strict", "noxfile.py")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Tests of the distributions and of what crosses them, except the slow kinds below."""
+    install(session, *TEST_TOOLS)
+    places = [f"{path}/tests" for path in DISTRIBUTIONS if Path(path, "tests").is_dir()]
+    others = ["--ignore=tests/sim", "--ignore=tests/system", "-m", "not wheel"]
+    session.run("pytest", "-n", "2", *others, *places, "tests", *session.posargs)
+
+
+@nox.session
+def sim(session: nox.Session) -> None:
+    """The simulation: the real manager against faults, in virtual time."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", "tests/sim", *session.posargs)
+
+
+@nox.session
+def system(session: nox.Session) -> None:
+    """Real processes on this computer."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", "tests/system", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheels, install them outside the checkout and use them there."""
+    install(session, "pytest", "pytest-timeout", "hatchling", "uv", distributions=False)
+    wheels = Path(session.create_tmp()).resolve() / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    for path in DISTRIBUTIONS:
+        with session.chdir(path):
+            session.run("hatchling", "build", "-t", "wheel", "-d", str(wheels), env={"SOURCE_DATE_EPOCH": "1700000000"})
+    session.run("pytest", "-m", "wheel", "tests/test_packaging.py", *session.posargs, env={"BTW_WHEELS": str(wheels)})
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Costs as ratios against a baseline measured in the same run."""
+    install(session)
+    session.run("python", "tests/bench.py", *session.posargs)
+
+
+@nox.session(default=False)
+def nightly(session: nox.Session) -> None:
+    """The simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
+    install(session, *TEST_TOOLS)
+    session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "20000"]))
+
+
+@nox.session(default=False)
+def pins(session: nox.Session) -> None:
+    """Write constraints.txt anew with the newest versions that fit each other on every Python from 3.11 on."""
+    session.install("uv")
+    wanted = Path(session.create_tmp()).resolve() / "wanted.in"
+    wanted.write_text("\n".join([*TOOLS, *(str(Path(path).resolve()) for path in DISTRIBUTIONS)]) + "\n")
+    plain = ["--no-emit-index-url", "--no-header", "--no-annotate", *(f"--no-emit-package={name}" for name in NAMES)]
+    plain += ["--universal", "--python-version=3.11", "--upgrade"]
+    session.run("uv", "pip", "compile", "--quiet", *plain, "-o", PINS, str(wanted))

@@ -1,0 +1,178 @@
+"""The built wheels, as a user gets them: installed with what they need into a fresh environment far from any source.
+
+Run by `nox -s wheel`, which builds them into the directory BTW_WHEELS; uv and hatchling stand beside this interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.wheel, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).resolve().parent.parent
+DISTRIBUTIONS = [ROOT / "btw_core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+CONFIGURATION_ERROR = 78  # exit code, see docs/design.md
+PACKAGE = """
+[package]
+description = "the package file of this test"
+
+[[resource]]
+type = "flag"
+path = "{flag}"
+"""
+
+
+def wheel(distribution: str) -> Path:
+    """The one wheel of a distribution, "btw_core" or the like."""
+    directory = os.environ.get("BTW_WHEELS")
+    if not directory:
+        pytest.skip("BTW_WHEELS names no directory with wheels; run: ./dev test -s wheel")
+    found = list(Path(directory).glob(f"{distribution}-*.whl"))
+    assert len(found) == 1, f"{directory} must hold one wheel of {distribution}, found {found}"
+    return found[0]
+
+
+class Environment:
+    """A virtual environment in `directory` and, beside it, a btw directory that its commands use."""
+
+    def __init__(self, directory: Path) -> None:
+        self.home = directory / "home"
+        self.btw_dir = directory / "btw"
+        self.python = directory / "venv/bin/python"
+        self.home.mkdir()
+        (self.btw_dir / "packages").mkdir(parents=True)
+        self._uv("venv", "--python", sys.executable, directory / "venv")
+
+    def install(self, wheel: Path) -> None:
+        self._uv("pip", "install", "--python", self.python, "-c", ROOT / "constraints.txt", wheel)
+
+    def _uv(self, *arguments: str | Path) -> None:
+        done = subprocess.run(["uv", *arguments], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """Outside the checkout and without anything of this process's environment that names Python things."""
+        environment = {
+            "PATH": f"{self.python.parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "BTW_DIR": str(self.btw_dir),
+        }
+        return subprocess.run(
+            command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def btw(self, *arguments: str, code: int = 0) -> str:
+        """stdout and stderr of `btw ...`, which must end with `code`."""
+        done = self.run("btw", *arguments)
+        said = done.stdout + done.stderr
+        assert done.returncode == code, f"btw {' '.join(arguments)}: exit {done.returncode}, not {code}\n{said}"
+        return said
+
+    def package(self, name: str) -> Path:
+        """Writes a package file with one flag; returns the flag's path."""
+        flag = self.home / f"{name}.flag"
+        (self.btw_dir / "packages" / f"{name}.toml").write_text(PACKAGE.format(flag=flag))
+        return flag
+
+
+@pytest.fixture
+def core(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """Only btw-core."""
+    built = wheel("btw_core")
+    environment = Environment(tmp_path_factory.mktemp("e"))  # short: paths of sockets are limited to 107 bytes
+    environment.install(built)
+    return environment
+
+
+@pytest.fixture
+def both(core: Environment) -> Environment:
+    """btw-core and, installed after it, btw-exec."""
+    core.install(wheel("btw_exec"))
+    return core
+
+
+def test_core_alone_runs(core: Environment) -> None:
+    """btw-core installs without a plugin, from its wheel, and its commands answer."""
+    code = "import btw_core as b, importlib.metadata as m; print(b.__file__, b.__version__, m.version('btw-core'))"
+    place, version, metadata_version = core.run(core.python, "-c", code).stdout.split()
+    assert Path(place).is_relative_to(core.python.parent.parent)
+    assert version == metadata_version
+    assert version in core.btw("--version")
+    assert "local" in core.btw("plugin", "list")
+    core.btw("--help")
+
+
+def test_a_missing_plugin_is_named_with_the_line_that_installs_it(core: Environment) -> None:
+    """Whoever lacks a plugin reads which command brings it."""
+    core.package("web")
+    assert "pip install btw-exec" in core.btw("check", code=CONFIGURATION_ERROR)
+
+
+def test_core_and_exec_run_a_package(both: Environment) -> None:
+    """After btw-exec was installed the package of a flag file passes `check` and can be tried."""
+    flag = both.package("web")
+    assert "btw-exec" in both.btw("plugin", "list")
+    both.btw("check")
+    both.btw("try", "web", "status", code=1)
+    both.btw("try", "web", "start")
+    assert flag.exists()
+    both.btw("try", "web", "status")
+    both.btw("try", "web", "stop")
+    assert not flag.exists()
+    both.btw("try", "web", "status", code=1)
+
+
+@pytest.mark.parametrize("source", DISTRIBUTIONS, ids=lambda path: path.name)
+def test_wheel_holds_what_it_must(source: Path) -> None:
+    """Licence, type marker and every module are in the wheel, nothing else is; versions and entry points are right."""
+    with zipfile.ZipFile(wheel(source.name)) as archive:
+        names = archive.namelist()
+        information = next(name.partition("/")[0] for name in names if name.endswith(".dist-info/METADATA"))
+        points = ConfigParser(delimiters=("=",))
+        points.read_string(archive.read(f"{information}/entry_points.txt").decode())
+        metadata = archive.read(f"{information}/METADATA").decode()
+    package = source / "src" / source.name
+    expected = {
+        path.relative_to(source / "src").as_posix()
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert f"{source.name}/py.typed" in expected
+    assert {name for name in names if not name.startswith(f"{information}/")} == expected
+    assert f"{information}/licenses/LICENSE" in names
+    assert "License-Expression: MIT" in metadata and "Requires-Python: >=3.11" in metadata
+    version = information.removesuffix(".dist-info").rpartition("-")[2]
+    assert f"## {version}" in (source / "CHANGELOG.md").read_text(), "CHANGELOG.md says nothing of this version"
+    for group in points.sections():
+        for name, value in points.items(group):
+            path = value.partition(":")[0].replace(".", "/")
+            assert {f"{path}.py", f"{path}/__init__.py"} & set(names), f"{group}: {name} = {value} is not in the wheel"
+    assert points.sections(), "no entry point at all"
+
+
+@pytest.mark.parametrize("source", DISTRIBUTIONS, ids=lambda path: path.name)
+def test_wheels_are_reproducible(source: Path, tmp_path: Path) -> None:
+    """The same sources in another directory, with other file times, make the same wheel to the byte."""
+    built = wheel(source.name)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for path in copy.rglob("*"):
+        os.utime(path, (time.time() - 1e6, time.time() - 1e6))
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    # the time that `nox -s wheel` builds with
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (built, tmp_path / built.name)]
+    assert digests[0] == digests[1]
