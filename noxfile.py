@@ -80,7 +80,7 @@ def system(session: nox.Session) -> None:
 def wheel(session: nox.Session) -> None:
     """Build the wheels, install them outside the checkout and use them there."""
     install(session, "pytest", "pytest-timeout", "hatchling", "uv", distributions=False)
-    wheels = Path(session.create_tmp()).resolve() / "wheels"
+    wheels = Path(session.virtualenv.location).resolve() / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     for path in DISTRIBUTIONS:
         with session.chdir(path):
@@ -106,7 +106,7 @@ def nightly(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Write constraints.txt anew with the newest versions that fit each other on every Python from 3.11 on."""
     session.install("uv")
-    wanted = Path(session.create_tmp()).resolve() / "wanted.in"
+    wanted = Path(session.virtualenv.location).resolve() / "wanted.in"
     wanted.write_text("\n".join([*TOOLS, *(str(Path(path).resolve()) for path in DISTRIBUTIONS)]) + "\n")
     plain = ["--no-emit-index-url", "--no-header", "--no-annotate", *(f"--no-emit-package={name}" for name in NAMES)]
     plain += ["--universal", "--python-version=3.11", "--upgrade"]
