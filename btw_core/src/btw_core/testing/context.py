@@ -1,0 +1,51 @@
+"""A Context for the tests of resource types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..command import boottime
+from ..context import RealContext
+from ..types import Reason, Verb
+
+
+class FakeContext(RealContext):
+    """Runs real commands as the real one does; collects the journal's lines in `lines`.
+
+    `verb=None` is what `status` and `watch` see. `seconds` are left until the deadline; None: no deadline. `state` may
+    be handed from one context to the next, as the core does from one operation to the next.
+    """
+
+    def __init__(
+        self,
+        verb: Verb | None = Verb.START,
+        *,
+        seconds: float | None = 30.0,
+        state: dict[str, Any] | None = None,
+        package: str = "test",
+        resource: str = "resource",
+        reason: Reason = Reason.NONE,
+        term: int = 1,
+        operation: str = "",
+        service_log: str = "",
+    ) -> None:
+        self.lines: list[str] = []
+        super().__init__(
+            cluster="test",
+            node="node1",
+            package=package,
+            resource=resource,
+            term=term,
+            verb=verb,
+            reason=reason,
+            state={} if state is None else state,
+            deadline=None,
+            operation=operation,
+            log=self.lines.append,
+            service_log=service_log,
+        )
+        self.set_remaining(seconds)
+
+    def set_remaining(self, seconds: float | None) -> None:
+        """Move the deadline to so many seconds from now."""
+        self._deadline = None if seconds is None else boottime() + seconds
