@@ -15,20 +15,19 @@ from btw_core.command import ending, execute, last_said
 LIMIT = 10.0
 
 
-def tell(event: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Run `settings["command"]` with the event as one line of JSON on standard input. Blocks at most LIMIT and the
-    time to kill. A failure is a line on standard error: it must not disturb what it reports about."""
+def tell(event: Mapping[str, Any], settings: Mapping[str, Any], limit: float = LIMIT) -> None:
+    """Run `settings["command"]` with the event as one line of JSON on standard input. Blocks at most `limit` seconds
+    and the time to kill. A failure is a line on standard error: it must not disturb what it reports about."""
     command = settings.get("command")
     if command is None:
         return
-    if not isinstance(command, str) and not (
-        isinstance(command, list) and command and all(isinstance(word, str) for word in command)
-    ):
-        _complain(f"command = {command!r}: allowed are a string or a list of strings")
+    words = command if isinstance(command, list) else [command]
+    if not words or not all(isinstance(word, str) and word for word in words):
+        _complain(f"command = {command!r}: allowed are a string or a list of strings, none empty")
         return
     line = json.dumps(dict(event), default=str, ensure_ascii=False) + "\n"
     try:
-        done = execute(command, limit=LIMIT, env=os.environ, input=line)
+        done = execute(command, limit=limit, env=os.environ, input=line)
     except Failed as error:
         _complain(str(error))
         return

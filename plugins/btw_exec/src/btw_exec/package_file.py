@@ -22,9 +22,9 @@ LIMIT = 5.0
 VARIABLES = ("pace", "timeout", "start_timeout", "stop_timeout")
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: Path, limit: float = LIMIT) -> dict[str, Any] | None:
     """The package that the file describes, or None when it is no script. Raises ValueError when it looks like one but
-    is not. Blocks at most four times LIMIT; runs the file."""
+    is not. Blocks at most four times `limit`; runs the file."""
     if path.name.startswith(".") or path.name.endswith("~") or not path.is_file():
         return None  # hidden files and copies that editors leave
     if not os.access(path, os.X_OK):
@@ -32,14 +32,14 @@ def read(path: Path) -> dict[str, Any] | None:
             if file.read(2) == b"#!":
                 raise ValueError(f"{path} looks like a package script, but may not be executed: chmod +x {path}")
         return None
-    answers = {variable: value for variable in VARIABLES if (value := ask(path, variable)) is not None}
+    answers = {variable: value for variable in VARIABLES if (value := ask(path, variable, limit)) is not None}
     return {"package": answers, "resource": [{"type": "script", "path": str(path.absolute())}]}
 
 
-def ask(path: Path, variable: str) -> float | None:
+def ask(path: Path, variable: str, limit: float) -> float | None:
     """What the script prints for a variable, in seconds; None when it prints nothing (the default holds). Raises
-    ValueError for anything else. Blocks at most LIMIT."""
-    done = _echo(path, variable)
+    ValueError for anything else. Blocks at most `limit`."""
+    done = _echo(path, variable, limit)
     text = done.output.strip()
     if done.code == 0 and not text:
         return None
@@ -57,10 +57,10 @@ def ask(path: Path, variable: str) -> float | None:
     )
 
 
-def _echo(path: Path, variable: str) -> Completed:
+def _echo(path: Path, variable: str, limit: float) -> Completed:
     program, cwd = called_as(str(path))
     try:
         # standard error is left out, as in $(packages/NAME echo pace): a warning of the shell is no answer
-        return execute([program, "echo", variable], limit=LIMIT, env=os.environ, cwd=cwd, stderr=False)
+        return execute([program, "echo", variable], limit=limit, env=os.environ, cwd=cwd, stderr=False)
     except Failed as error:
         raise ValueError(f"{path} is no package script: {error}") from None
