@@ -40,6 +40,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any] = {}  # of this resource
     target: Incarnation | None = None  # fence
     keep: tuple[str, ...] = ()  # survey: operation ids whose processes are legitimate
+    only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):

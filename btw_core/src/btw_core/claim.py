@@ -1,0 +1,268 @@
+"""One package's lock: getting it, knowing until when it counts, changing its record, giving it back.
+
+All changes go through compare-and-swap at the last known revision. Changes that must come to pass sooner or later
+(release, a settled debt, a switch) are *edits*: pure functions record -> record, applied until the record is a fixed
+point of each. So a lost answer, a conflict or an outage needs no special case: read again, apply what is still missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from . import lease
+from .desk import Desk
+from .lease import DamagedRecord, Judgement, PackageRecord, Sighting, View, decode, encode
+from .ports import StoreAnswered
+from .timing import Timing
+from .types import Incarnation
+
+Edit = Callable[[PackageRecord], PackageRecord]
+
+
+class Claim:
+    """Callbacks: `acquired(term, adopted, cause)`, `lost(cause, hard)`, `changed()` after each new reading."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        name: str,
+        me: Incarnation,
+        timing: Timing,
+        *,
+        acquired: Callable[[int, bool, str], None],
+        lost: Callable[[str, float], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.desk = desk
+        self.name = name
+        self.key = lease.PACKAGES + name
+        self.me = me
+        self.timing = timing
+        self.wanted = False
+        self.held = False
+        self.term = 0  # of the last acquisition
+        self.floor = 0
+        self.predecessor: Incarnation | None = None
+        self.record: PackageRecord | None = None
+        self.revision: int | None = None  # of `record`; None: absent, or not yet read
+        self.sent = 0.0  # the lease counts from here while held
+        self.judgement: Judgement | None = None
+        self._sighting: Sighting | None = None
+        self._acquired, self._lost, self._changed = acquired, lost, changed
+        self._edits: dict[str, tuple[Edit, Callable[[], None] | None]] = {}
+        self._busy = False  # a CAS of ours is under way: its answer comes first
+        self._sure = False  # `record` is what the store said, and no CAS of ours is in doubt
+        self._read_since = 0.0  # a reading sent before this instant may be older than what we know
+        self._taking: tuple[PackageRecord, float, bool] | None = None
+        self._mine: PackageRecord | None = None  # our record as last known, debts and all
+
+    # ---- what others ask of it
+    @property
+    def lost_at(self) -> float:
+        """No effect may begin at or after this instant."""
+        return self.timing.lost_at(self.sent)
+
+    @property
+    def debts(self) -> tuple[Incarnation, ...]:
+        """Former holders that nobody has yet seen down, while we hold the lock."""
+        return self._mine.unfenced if self.held and self._mine is not None else ()
+
+    @property
+    def free(self) -> bool:
+        """Nothing of ours is left in the record, as far as can be told."""
+        holder = self.record.holder if self.record and not self.record.released else None
+        return self._sure and not self._busy and (holder is None or holder.nonce != self.me.nonce)
+
+    def believes(self) -> bool:
+        """The lock counts as ours at this very moment."""
+        return self.held and self.desk.now() < self.lost_at
+
+    def renewed(self, sent: float) -> None:
+        """The session's renewal that was sent at `sent` is committed. Too late is too late: a lost term stays lost."""
+        if not self.held:
+            return
+        if not self.believes():
+            self._lose("no renewal was confirmed in time")
+            return
+        self.sent = max(self.sent, sent)
+        self._watch_the_clock()
+
+    def edit(self, name: str, edit: Edit, then: Callable[[], None] | None = None) -> None:
+        """Apply `edit` to the record as soon as possible; `then` once the record is a fixed point of it."""
+        self._edits[name] = (edit, then)
+        self._write_edits()
+
+    def release(self, off: str, cause: str, then: Callable[[], None]) -> None:
+        """Give the lock back if the record still names us. The caller has everything verified down."""
+        self.held = False
+        self.wanted = False
+        self.desk.forget(("lease", self.name))
+        self.edit("release", lambda record: lease.released(record, self.me, off, cause), then)
+
+    def settle(self, nonces: Iterable[str], then: Callable[[], None] | None = None) -> None:
+        """These former incarnations are known to be down."""
+        gone = tuple(nonces)
+        self.edit(f"settle {' '.join(gone)}", lambda record: lease.settled(record, gone), then)
+
+    # ---- what the store says
+    def seen(self, view: View) -> None:
+        """A reading of all records."""
+        found = view.packages.get(self.name)
+        if self._busy or view.sent < self._read_since:
+            return  # older than the answer that is under way or has come
+        self._learn(*(found or (None, None)))
+        self._write_edits()
+        if self.wanted and not self.held and not self._busy and not self._edits:
+            self._consider(view)
+
+    def noticed(self, revision: int, record: PackageRecord) -> None:
+        """The watch saw a change: news of our own record, or a lock given back a moment ago."""
+        if self._busy or not self._sure or (self.revision is not None and revision <= self.revision):
+            return
+        self._learn(revision, record)
+        self._write_edits()
+        if self.wanted and not self.held and not self._busy and record.released:
+            now = self.desk.now()
+            self._consider(View(sent=now, received=now, packages={self.name: (revision, record)}, sessions={}))
+
+    def _learn(self, revision: int | None, record: PackageRecord | None) -> None:
+        self.revision, self.record = revision, record
+        self._sure = True
+        if record is not None:
+            self.floor = max(self.floor, record.term)
+        if self.held:
+            self._compare(record)
+        self._changed()
+
+    def _compare(self, record: PackageRecord | None) -> None:
+        """We believe to hold it: does the record say so too?"""
+        if record is None or record.term < self.term:
+            assert self._mine is not None
+            self.desk.journal.write(
+                "record_vanished", package=self.name, cause="our lock record is gone or set back; writing it again"
+            )
+            self._put(self._mine, self.revision)
+        elif record.holder is None or record.holder.nonce != self.me.nonce:
+            taker = record.holder.node if record.holder else "nobody"
+            self._lose(f"taken over by {taker}, term {record.term}")
+        elif record.released:
+            self._lose(record.cause or "released by a person")
+        else:
+            self._mine = record
+
+    def _consider(self, view: View) -> None:
+        self.judgement = judged = lease.judge(
+            view,
+            self.name,
+            self.me,
+            self._sighting,
+            floor=self.floor,
+            lease=self.timing.lease,
+            predecessor=self.predecessor,
+        )
+        self._sighting = judged.sighting
+        if judged.take is None:
+            return
+        sent = self.desk.now()
+        self._taking = (judged.take, sent, judged.adopted)
+        self._put(judged.take, judged.expected)
+
+    def _write_edits(self) -> None:
+        """Bring the record one step nearer to what the edits want; tell those that are satisfied."""
+        if self._busy or not self._sure or not self._edits:
+            return
+        wanted = self.record
+        if wanted is not None:
+            for edit, _ in self._edits.values():
+                wanted = edit(wanted)
+        if wanted is self.record or wanted == self.record:
+            done, self._edits = self._edits, {}
+            for _, then in done.values():
+                if then is not None:
+                    then()
+        elif wanted is not None:
+            self._put(wanted, self.revision)
+
+    def _put(self, record: PackageRecord, expected: int | None) -> None:
+        self._busy = True
+        self.desk.ask(
+            self.key,
+            lambda answer: self._put_answered(answer, record),
+            value=encode(record),
+            expected=expected,
+            deadline=self.timing.renewal_deadline,
+        )
+
+    def _put_answered(self, answer: StoreAnswered, record: PackageRecord) -> None:
+        self._busy = False
+        self._read_since = self.desk.now()
+        taking, self._taking = self._taking, None
+        if answer.revision is not None:
+            if taking is not None:
+                self._took(*taking)
+            self._learn(answer.revision, record)
+            self._write_edits()
+        elif answer.conflict:
+            self._read()
+        else:  # cannot tell: the next reading says whether it was written
+            self._sure = False
+            self.desk.at(self.desk.now() + self.timing.retry, ("read", self.name), self._read)
+
+    def _took(self, record: PackageRecord, sent: float, adopted: bool) -> None:
+        if not self.wanted or self.desk.now() >= self.timing.lost_at(sent):
+            return  # answered too late to count; the record is ours, and the next reading takes a new term
+        self.held = True
+        self.term = record.term
+        self.sent = sent
+        self._mine = record
+        self.predecessor = None
+        self._sighting = None
+        self._watch_the_clock()
+        self._acquired(record.term, adopted, record.cause)
+
+    def _read(self) -> None:
+        self.desk.ask(self.key, self._read_answered, deadline=self.timing.renewal_deadline)
+
+    def _read_answered(self, answer: StoreAnswered) -> None:
+        if self._busy or answer.sent < self._read_since:
+            return
+        if answer.records is None:
+            if self._edits or self.held:
+                self.desk.at(self.desk.now() + self.timing.retry, ("read", self.name), self._read)
+            return
+        try:
+            found = [(r.revision, decode(PackageRecord, self.key, r.value)) for r in answer.records]
+        except DamagedRecord as damage:
+            self.desk.journal.write("record_damaged", package=self.name, cause=str(damage))
+            return
+        self._learn(*(found[0] if found else (None, None)))
+        self._write_edits()
+
+    # ---- the clock
+    def _watch_the_clock(self) -> None:
+        self.desk.at(self.lost_at, ("lease", self.name), self._ran_out)
+
+    def _ran_out(self) -> None:
+        if self.held:
+            self._lose(f"no renewal was confirmed for timeout {self.timing.timeout:g} s")
+
+    def _lose(self, cause: str) -> None:
+        self.held = False
+        self.desk.forget(("lease", self.name))
+        self._lost(cause, self.timing.hard_at(self.sent))
+
+
+def describe(record: PackageRecord | None, judgement: Judgement | None, now: float) -> str:
+    """One line for `status`: who holds it, and what a stand-by waits for."""
+    if record is None:
+        text = "no lock record"
+    elif record.released or record.holder is None:
+        text = f"free, last term {record.term}"
+    else:
+        text = f"held by {record.holder.node}, term {record.term}"
+    if judgement is not None and judgement.take is None and judgement.wait:
+        left = judgement.sighting.since + judgement.wait - now
+        text += f"; taken here when nothing is heard for another {max(left, 0):.1f} s"
+    return text
+
+

@@ -1,0 +1,422 @@
+"""One package on one node: turns what comes in into events, steps the table, carries out the actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from . import events as ev
+from . import lease
+from .claim import Claim, describe
+from .desk import Desk
+from .events import Action, Event
+from .fsm import Situation, step, timers
+from .health import assess
+from .lease import PackageRecord, View
+from .ports import HaltAsked, Look, Looked, Operation, OperationEnded, ResourceHealth
+from .types import Health, Incarnation, PackageSpec, Saved, State, Verb
+from .work import Order, Outcome, Work
+
+#: Seconds that killing and surveying may take before they are asked for again.
+SOON = 5.0
+_WATCHED = (State.UNKNOWN, State.RUNNING, State.DEGRADED)
+
+
+class Controller:
+    """`left` is set once the package is done with on this node."""
+
+    def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation) -> None:
+        self.desk, self.spec, self.me = desk, spec, me
+        self.name = spec.name
+        self.situation = Situation(timing=spec.timing)
+        self.since = desk.now()
+        self.cause = "began"
+        self.left = False
+        self.health: dict[str, ResourceHealth] = {}
+        self.claim = Claim(
+            desk,
+            spec.name,
+            me,
+            spec.timing,
+            acquired=self._acquired,
+            lost=lambda cause, hard: self.apply(ev.LeaseLost(at=desk.now(), cause=cause, hard=hard)),
+            changed=self._record_changed,
+        )
+        self.work = Work(
+            desk, spec, me, done=self._worked, remember=self._remember, may_begin=self._may_begin
+        )
+        self._may_be_up = False
+        self._former: Saved | None = None  # memory of a former life in this boot, until it is dealt with
+        self._ready = False  # nothing of a former life runs any more
+        self._look: tuple[int, float] | None = None  # the look that has not been answered
+        self._held_up = False  # something alive keeps a stop from being verified
+        self._asking = False  # a survey or fence is under way
+
+    # ---- beginning
+    def begin(self) -> None:
+        """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
+        saved = self.desk.ports.disk.load(self.name)
+        if saved is not None:
+            self.claim.floor = saved.term
+            if saved.off:
+                self.apply(ev.SwitchedOff(at=self.desk.now(), cause=saved.off))
+            if saved.incarnation.boot == self.me.boot:
+                self._former = saved
+                self._may_be_up = saved.may_be_up
+                if saved.may_be_up:
+                    self.work.state = dict(saved.state)
+                    self.work.reach = len(self.spec.resources)
+        self._remember()
+        self._pace()
+        if self._former is not None and self._former.pending:
+            self._end_former(self._former)
+        else:
+            self._get_ready()
+
+    def _end_former(self, former: Saved) -> None:
+        """What the former manager had begun and not seen to end must be gone before anything else."""
+
+        def ended(report: OperationEnded) -> None:
+            if report.ok:
+                self._get_ready()
+                return
+            self._say(f"an operation of this node's former manager does not end: {'; '.join(report.survivors)}")
+            self.desk.at(self.desk.now() + self.spec.timing.pace, ("former", self.name), again)
+
+        def again() -> None:
+            deadline = self.desk.now() + self.spec.timing.stop_timeout
+            self.desk.operate(self._operation(Verb.SWEEP, deadline, only=former.pending), ended)
+
+        again()
+
+    def _get_ready(self) -> None:
+        self._ready = True
+        if self._former is not None:
+            self.claim.predecessor = self._former.incarnation
+        self._settle_wanted()
+
+    # ---- what the manager passes on
+    def seen(self, view: View) -> None:
+        self.claim.seen(view)
+        record = self.claim.record
+        if record is not None and self.claim.held:
+            gone = [d.nonce for d in record.unfenced if lease.rebooted(view, d)]
+            if gone:
+                self.claim.settle(gone)
+
+    def halt(self, asked: HaltAsked) -> None:
+        self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
+
+    def enable(self, cause: str) -> None:
+        self.claim.edit("enable", lambda record: lease.switched_on(record, self.me.node))
+        self.apply(ev.SwitchedOn(at=self.desk.now(), cause=cause))
+        self._try_remember()
+
+    def looked(self, report: Looked) -> None:
+        if report.id and (self._look is None or self._look[0] != report.id):
+            return  # an answer to a question of a former state
+        if report.id:
+            self._look = None
+        if self.situation.state not in (*_WATCHED, State.STUCK):
+            return
+        for result in report.results:
+            self.health[result.resource] = result
+        found = assess(self.spec.resources, self.health)
+        self.apply(ev.HealthSeen(at=self.desk.now(), cause=found.cause, health=found.health, curable=found.curable))
+
+    # ---- events and actions
+    def apply(self, event: Event) -> None:
+        """One step of the table: journal it with its cause, then act."""
+        before = self.situation.state
+        row, self.situation, actions = step(self.situation, event)
+        if row is None:
+            return
+        state = self.situation.state
+        if state is not before or actions:
+            cause = f"{row.why}: {event.cause}" if event.cause else row.why
+            if state is not before:
+                self.since, self.cause = event.at, cause
+            self.desk.journal.write(
+                "transition", package=self.name, cause=cause, state=state, term=self.situation.term, before=before
+            )
+        if state is State.RUNNING and before is not State.RUNNING:
+            self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
+        elif before in _WATCHED and state not in _WATCHED:
+            self.desk.ports.executor.unwatch(self.name)
+            self._look = None
+        if before is State.UNKNOWN and state in _WATCHED and state is not before:
+            self._may_be_up = True  # it was up already, and is ours now
+            self.work.reach = len(self.spec.resources)
+            self._try_remember()
+        for action in actions:
+            self._do(action)
+        self._settle_wanted()
+        self._rearm()
+
+    def _do(self, action: Action) -> None:
+        term = self.situation.term
+        match action:
+            case ev.Look():
+                self._ask_look()
+            case ev.Fence():
+                self._fence()
+            case ev.StartResources():
+                self._may_be_up = True
+                self.work.begin(
+                    Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
+                )
+            case ev.HealResources():
+                self._heal()
+            case ev.StopResources():
+                reach = self.work.reach if self._may_be_up or self.work.reach else len(self.spec.resources)
+                order = Order(
+                    verb=Verb.STOP,
+                    term=term,
+                    deadline=action.deadline,
+                    reason=action.reason,
+                    resources=self.spec.resources[:reach],
+                )
+                self.work.begin(order)
+            case ev.HurryStop():
+                self.work.hurry(action.deadline)
+            case ev.CancelOperations():
+                self.work.cancel()
+                self._held_up = self._held_up or bool(self.work.alive)
+            case ev.CutOff():
+                self.desk.operate(
+                    self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey()
+                )
+            case ev.SwitchOff():
+                self._try_remember()
+            case ev.Release():
+                self._release()
+            case ev.Leave():
+                self._leave()
+            case _:
+                pass  # HoldOff: its deadline is in the situation, and so among the timers
+
+    def _rearm(self) -> None:
+        """The situation says which event is due when; nothing else does."""
+        for key in ("HealthOverdue", "StartOverdue", "StopOverdue", "HoldOffPassed", "HardDeadline"):
+            self.desk.forget((key, self.name))
+        for when, kind in timers(self.situation):
+            self.desk.at(when, (kind.__name__, self.name), lambda kind=kind: self._due(kind))  # type: ignore[misc]
+
+    def _due(self, kind: type[Event]) -> None:
+        cause = self.work.describe() or assess(self.spec.resources, self.health).cause
+        if kind in (ev.HardDeadline, ev.HoldOffPassed):
+            cause = ""
+        self.apply(kind(at=self.desk.now(), cause=cause))
+
+    def _settle_wanted(self) -> None:
+        self.claim.wanted = self._ready and self.situation.state is State.STANDBY
+
+    # ---- the lock
+    def _acquired(self, term: int, adopted: bool, cause: str) -> None:
+        if adopted:
+            self._former = None
+        self._try_remember()
+        owing = bool(self.claim.debts)
+        self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
+
+    def _record_changed(self) -> None:
+        record = self.claim.record
+        if record is None:
+            return
+        if self.situation.state is State.FENCING and self.claim.held and not record.unfenced:
+            self.apply(ev.Settled(at=self.desk.now()))
+        if self.situation.state is State.STANDBY and self.me.node in record.off:
+            self.apply(ev.SwitchedOff(at=self.desk.now(), cause=record.off[self.me.node]))
+        if not self.claim.held:
+            self._report_down(record)
+
+    def _report_down(self, record: PackageRecord) -> None:
+        """Debts that this node can settle: its own lives that are over, once nothing of them is up here."""
+        owed = [d for d in record.unfenced if lease.gone_by_reboot(d, self.me) or self._is_own(d)]
+        rest = self.situation.state in (State.STANDBY, State.OFF, State.FAILED, State.HALTED)
+        if self._former is not None and self._ready and self.situation.state in (State.STANDBY, State.OFF):
+            former = self._former.incarnation
+            if record.holder is not None and record.holder.nonce == former.nonce and not record.released:
+                return  # to be adopted
+            if any(d.nonce == former.nonce for d in owed) and self._may_be_up:
+                hard = self.desk.now() + self.spec.timing.stop_timeout
+                cause = f"term {record.term} is {record.holder.node if record.holder else 'nobody'}'s"
+                self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
+                return
+            self._former, self._may_be_up = None, False  # released, or the taker has seen it down
+            self.claim.predecessor = None
+            self.work.reach, self.work.state = 0, {}
+            self._try_remember()
+        if rest and owed and not self._may_be_up:
+            self.claim.settle(d.nonce for d in owed)
+
+    def _is_own(self, debt: Incarnation) -> bool:
+        former = self._former.incarnation.nonce if self._former else ""
+        return debt.nonce in (self.me.nonce, former)
+
+    def _release(self) -> None:
+        if self._former is None:  # else: not yet dealt with, and to be remembered
+            self._may_be_up = False
+        self._try_remember()
+        cause = self.situation.off or self.cause
+        self.claim.release(
+            self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now()))
+        )
+        if self.situation.state is State.HALTED:
+            patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
+            self.desk.at(self.desk.now() + patience, ("leave", self.name), self._leave)
+
+    def _leave(self) -> None:
+        if not self.left and not self.claim.free:
+            wait = self.spec.timing.lease
+            self._say(f"the lock could not be given back; others will wait up to {wait:.1f} s")
+        self.left = True
+        for key in ("leave", "pace"):
+            self.desk.forget((key, self.name))
+
+    def _fence(self) -> None:
+        record = self.claim.record
+        if self._asking or record is None or not record.unfenced:
+            return
+        debt = record.unfenced[0]
+
+        def ended(report: OperationEnded) -> None:
+            self._asking = False
+            if report.ok:
+                self._say(f"former holder {debt.node} is down: {report.error or 'its processes are gone'}")
+                self.claim.settle([debt.nonce])
+            else:
+                left = f" ({'; '.join(report.survivors)})" if report.survivors else ""
+                self._say(f"not started: former holder {debt.node} is not known to be down: {report.error}{left}")
+
+        self._asking = True
+        deadline = self.desk.now() + self.spec.timing.stop_timeout
+        self.desk.operate(self._operation(Verb.FENCE, deadline, target=debt), ended)
+
+    # ---- operations
+    def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
+        number = f"{self.me.nonce}.{self.desk.number()}.0"
+        return Operation(
+            id=number, package=self.name, verb=verb, term=self.situation.term, deadline=deadline, **more
+        )
+
+    def _soon(self) -> float:
+        return self.desk.now() + SOON
+
+    def _may_begin(self) -> float | None:
+        return self.claim.lost_at if self.claim.believes() else None
+
+    def _heal(self) -> None:
+        if self.work.busy:
+            return
+        down = assess(self.spec.resources, self.health).down
+        resources = tuple(r for r in self.spec.resources if r.name in down)
+        deadline = self.desk.now() + self.spec.timing.start_timeout
+        self.work.begin(Order(verb=Verb.HEAL, term=self.situation.term, deadline=deadline, resources=resources))
+
+    def _worked(self, outcome: Outcome) -> None:
+        self._try_remember()
+        now = self.desk.now()
+        match outcome.verb, outcome.ok:
+            case Verb.START, True:
+                self.apply(ev.StartSucceeded(at=now, cause=f"in {now - self.work.began:.1f} s"))
+            case Verb.START, False:
+                self.apply(ev.StartFailed(at=now, cause=outcome.cause))
+            case Verb.HEAL, True:
+                if self.situation.state in _WATCHED:
+                    self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
+                    self._ask_look()
+            case Verb.HEAL, False:
+                self.apply(ev.HealFailed(at=now, cause=outcome.cause))
+            case Verb.STOP, True:
+                self.apply(ev.StopVerified(at=now, cause=f"in {now - self.work.began:.1f} s"))
+            case _:
+                self._held_up = bool(outcome.survivors) or bool(self.work.alive)
+                self.apply(ev.StopFailed(at=now, cause=outcome.cause))
+
+    def _survey(self) -> None:
+        """While stuck: is what held it gone?"""
+
+        def ended(report: OperationEnded) -> None:
+            self._asking = False
+            if self.situation.state is not State.STUCK:
+                return
+            if not report.ok or report.survivors or self.work.alive:
+                self._held_up = True
+            elif self._held_up:
+                self._held_up = False
+                self.apply(ev.SurvivorsGone(at=self.desk.now()))
+
+        if not self._asking:
+            self._asking = True
+            self.desk.operate(self._operation(Verb.SURVEY, self._soon()), ended)
+
+    # ---- once a pace
+    def _pace(self) -> None:
+        self.desk.at(self.desk.now() + self.spec.timing.pace, ("pace", self.name), self._pace)
+        if self.situation.state in _WATCHED:
+            if self._look is not None:
+                waited = self.desk.now() - self._look[1]
+                cause = f"the observer has not answered for {waited:.1f} s"
+                self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=Health.CANNOT_TELL))
+            if self.situation.state in _WATCHED:
+                self._ask_look()
+        elif self.situation.state is State.STUCK:
+            self._survey()
+        elif self.situation.state is State.FENCING:
+            self._fence()
+
+    def _ask_look(self) -> None:
+        number = self.desk.number()
+        asked = self.desk.now() if self._look is None else self._look[1]
+        self._look = (number, asked)
+        self.desk.ports.executor.look(
+            Look(id=number, package=self.name, term=self.situation.term, state=self.work.state)
+        )
+
+    # ---- memory and words
+    def _remember(self) -> None:
+        pending = self.work.pending if self._ready or self._former is None else self._former.pending
+        saved = Saved(
+            incarnation=self.me if self._former is None else self._former.incarnation,
+            term=self.claim.floor,
+            may_be_up=self._may_be_up or self.work.reach > 0,
+            pending=pending,
+            off=self.situation.off,
+            state=self.work.state,
+        )
+        self.desk.ports.disk.save(self.name, saved)
+
+    def _try_remember(self) -> None:
+        """Where the effect is not of our making, or already undone: go on without memory, but say so."""
+        try:
+            self._remember()
+        except OSError as error:
+            self.desk.journal.write("memory_trouble", package=self.name, cause=f"cannot write memory: {error}")
+
+    def _say(self, text: str) -> None:
+        self.desk.journal.write("note", package=self.name, cause=text, state=self.situation.state)
+
+    def summary(self) -> dict[str, Any]:
+        """What `status` shows of this package."""
+        now = self.desk.now()
+        return {
+            "package": self.name,
+            "node": self.me.node,
+            "role": "active" if self.claim.held else "stand-by",
+            "state": str(self.situation.state),
+            "cause": self.cause,
+            "seconds": round(now - self.since, 1),
+            "term": self.situation.term,
+            "lock": describe(self.claim.record, self.claim.judgement, now),
+            "lease_left": round(self.claim.lost_at - now, 2) if self.claim.held else None,
+            "off": self.situation.off,
+            "working_on": self.work.describe(),
+            "resources": [
+                msgspec.to_builtins(self.health[r.name])
+                if r.name in self.health and self.situation.state in (*_WATCHED, State.STUCK)
+                else {"resource": r.name, "status": None, "detail": ""}
+                for r in self.spec.resources
+            ],
+        }

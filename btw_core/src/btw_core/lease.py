@@ -1,0 +1,230 @@
+"""The rules of the lease: what the records say, and who may take a package. Pure; the same for every store.
+
+Instants are on this node's own clock; a stand-by compares only its own instants with each other, and the lease length
+in the record already allows for clocks that run apart (timing.Timing.grace).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from .types import Incarnation
+
+CLUSTER_KEY = "cluster"
+SESSIONS = "sessions/"
+PACKAGES = "packages/"
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """There is a cluster: an absent package record therefore means that something was lost."""
+
+    id: str
+    name: str
+    by: Incarnation | None = None
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A living node: seq counts attempts to renew, so that a record read back names the attempt."""
+
+    incarnation: Incarnation
+    seq: int
+    ended: bool = False
+
+
+class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Who holds a package. Never deleted; free is said with `released`."""
+
+    term: int
+    lease: float  # L in seconds: what a stand-by has to wait
+    holder: Incarnation | None = None
+    released: bool = False
+    unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
+    off: dict[str, str] = {}  # node -> why it does not take part
+    cause: str = ""  # of the last change
+
+
+R = TypeVar("R")
+
+
+class DamagedRecord(Exception):
+    """A record that cannot be read: cannot tell."""
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(record)
+
+
+def decode(kind: type[R], key: str, value: bytes) -> R:
+    """The record of that kind. Raises DamagedRecord."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DamagedRecord(f"record {key} in the store cannot be read: {error}") from error
+
+
+def session_key(incarnation: Incarnation) -> str:
+    return f"{SESSIONS}{incarnation.node}/{incarnation.slot}"
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """All records as they were at one instant between `sent` and `received`."""
+
+    sent: float
+    received: float
+    packages: dict[str, tuple[int, PackageRecord]]
+    sessions: dict[str, tuple[int, SessionRecord]]  # by session key
+
+    def longest(self, own: float) -> float:
+        """The largest lease anybody here may be relying on."""
+        return max([own, *(record.lease for _, record in self.packages.values())])
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """A holder's sign of life, and since when (time of receipt) it has not changed."""
+
+    sign: tuple[int | str, ...]
+    since: float
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stand-by may do now. `take` is to be written at revision `expected` (None: absent), and nothing else."""
+
+    sighting: Sighting
+    cause: str
+    take: PackageRecord | None = None
+    expected: int | None = None
+    adopted: bool = False
+    wait: float = 0.0  # seconds from the sighting on
+
+
+def sight(sighting: Sighting | None, sign: tuple[int | str, ...], received: float) -> Sighting:
+    """The sighting goes on while the sign stays the same, and starts anew otherwise."""
+    return sighting if sighting is not None and sighting.sign == sign else Sighting(sign=sign, since=received)
+
+
+def sign_of_life(view: View, holder: Incarnation) -> int | str:
+    """The holder's seq; "replaced" or "absent" when its session slot is another's or gone (it cannot renew again)."""
+    found = view.sessions.get(session_key(holder))
+    if found is None:
+        return "absent"
+    record = found[1]
+    if record.incarnation.nonce != holder.nonce:
+        return "replaced"
+    return "ended" if record.ended else record.seq
+
+
+def gone_by_reboot(former: Incarnation, known: Incarnation) -> bool:
+    """`known` lives on the same computer in another boot: `former` and all that it did are gone."""
+    return former.machine == known.machine and former.boot != known.boot
+
+
+def rebooted(view: View, former: Incarnation) -> bool:
+    """A living session proves a new boot of the computer on which `former` lived."""
+    return any(gone_by_reboot(former, session.incarnation) for _, session in view.sessions.values())
+
+
+def judge(
+    view: View,
+    name: str,
+    me: Incarnation,
+    sighting: Sighting | None,
+    *,
+    floor: int,
+    lease: float,
+    predecessor: Incarnation | None = None,
+) -> Judgement:
+    """May `me`, which holds nothing of `name` and has it verified down, take it now?
+
+    `floor`: highest term this node has ever seen of it. `lease`: L of this node's own timing. `predecessor`: the life
+    of this node's manager whose memory we have, in this boot, known to be dead; only it can be adopted.
+    """
+    found = view.packages.get(name)
+    if found is None:
+        seen = sight(sighting, ("absent",), view.received)
+        wait = view.longest(lease)
+        cause = f"no lock record of {name} in a cluster that exists"
+        return _ripe(view, seen, wait, cause, _taken(None, me, floor, lease, cause, owing=False), None)
+    revision, record = found
+    holder = record.holder
+    if record.term < floor:  # the store went back in time: whoever holds the later term may be alive
+        life = sign_of_life(view, holder) if holder and not record.released else "released"
+        seen = sight(sighting, (revision, life, "below floor"), view.received)
+        cause = f"the record's term {record.term} is below {floor}, seen here: the store was set back"
+        taken = _taken(record, me, floor, lease, cause, owing=not record.released)
+        return _ripe(view, seen, view.longest(lease), cause, taken, revision)
+    seen = sight(sighting, (revision, sign_of_life(view, holder) if holder else "nobody"), view.received)
+    now = None
+    if record.released or holder is None:
+        now = f"released by {holder.node}" if holder else "free"
+    elif holder.nonce == me.nonce:
+        now = "an earlier term of this node, verified down"
+    elif gone_by_reboot(holder, me):
+        now = f"held by {holder.node} on this computer before it rebooted"
+    if now is not None:
+        taken = _taken(record, me, floor, lease, now, owing=False)
+        return Judgement(sighting=seen, cause=now, take=taken, expected=revision)
+    assert holder is not None
+    if predecessor is not None and holder.nonce == predecessor.nonce:
+        cause = f"adopted from this node's former manager (pid {holder.pid})"
+        adopted = msgspec.structs.replace(record, holder=me, lease=max(lease, record.lease), cause=cause)
+        return Judgement(sighting=seen, cause=cause, take=adopted, expected=revision, adopted=True)
+    cause = f"held by {holder.node}, term {record.term}"
+    silent = f"{holder.node} was silent for {record.lease:.1f} s"
+    taken = _taken(record, me, floor, lease, silent, owing=True)
+    return _ripe(view, seen, record.lease, cause, taken, revision, silent)
+
+
+def _ripe(
+    view: View, seen: Sighting, wait: float, cause: str, taken: PackageRecord, expected: int | None, then: str = ""
+) -> Judgement:
+    # the reading that shows the sign unchanged must have been *sent* a whole lease after the sign was *received*
+    if view.sent >= seen.since + wait:
+        return Judgement(sighting=seen, cause=then or cause, take=taken, expected=expected, wait=wait)
+    return Judgement(sighting=seen, cause=cause, wait=wait)
+
+
+def _taken(
+    record: PackageRecord | None, me: Incarnation, floor: int, lease: float, cause: str, *, owing: bool
+) -> PackageRecord:
+    term = max(record.term if record else 0, floor) + 1
+    debts: list[Incarnation] = []
+    if record is not None:
+        debts = [*record.unfenced, *([record.holder] if owing and record.holder else [])]
+    kept = {d.nonce: d for d in debts if d.nonce != me.nonce and not gone_by_reboot(d, me)}
+    off = record.off if record else {}
+    return PackageRecord(term=term, lease=lease, holder=me, unfenced=tuple(kept.values()), off=off, cause=cause)
+
+
+def released(record: PackageRecord, me: Incarnation, off: str, cause: str) -> PackageRecord:
+    """Given back by its holder; unchanged when `me` does not hold it. `off`: this node is switched off as well."""
+    if record.released or record.holder is None or record.holder.nonce != me.nonce:
+        return record
+    switched = {**record.off, me.node: off} if off else record.off
+    return msgspec.structs.replace(record, released=True, off=switched, cause=cause)
+
+
+def settled(record: PackageRecord, nonces: Iterable[str]) -> PackageRecord:
+    """Without the debts of these incarnations."""
+    gone = set(nonces)
+    left = tuple(d for d in record.unfenced if d.nonce not in gone)
+    return record if len(left) == len(record.unfenced) else msgspec.structs.replace(record, unfenced=left)
+
+
+def switched_on(record: PackageRecord, node: str) -> PackageRecord:
+    """With `node` taking part again."""
+    if node not in record.off:
+        return record
+    return msgspec.structs.replace(record, off={n: why for n, why in record.off.items() if n != node})
+
+
+def unlocked(record: PackageRecord, cause: str) -> PackageRecord:
+    """Free because a person says that it is down everywhere: no holder waits, no debt is owed."""
+    return msgspec.structs.replace(record, released=True, unfenced=(), cause=cause)
+
+
+def first(lease: float, cause: str) -> PackageRecord:
+    """The record that whoever creates a cluster writes for a package: free, never held."""
+    return PackageRecord(term=0, lease=lease, released=True, cause=cause)

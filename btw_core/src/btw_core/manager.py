@@ -1,0 +1,221 @@
+"""The loop's mind: every package of this `btw run` on this node, the session they share, and readings of the store.
+
+One object, one thread, no I/O of its own. A driver (node.py, or the simulation) calls `begin` once, `handle` for each
+report, `tick` when `next_deadline` has come, until `finished`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import lease
+from .controller import Controller
+from .desk import Desk
+from .lease import ClusterRecord, DamagedRecord, PackageRecord, SessionRecord, View, decode, encode
+from .ports import (
+    EnableAsked,
+    ExecutorLost,
+    HaltAsked,
+    Logged,
+    Looked,
+    OperationEnded,
+    Ports,
+    Report,
+    StoreAnswered,
+    StoreChanged,
+)
+from .session import Session
+from .timing import Timing
+from .types import Incarnation, PackageSpec, Reason, State
+
+
+class Manager:
+    """`creates`: an empty store may be taken as a new cluster of this name. `failure` says why it gave up."""
+
+    def __init__(
+        self, me: Incarnation, packages: Sequence[PackageSpec], ports: Ports, *, cluster: str = "btw", creates: bool
+    ) -> None:
+        self.me = me
+        self.cluster = cluster
+        self.creates = creates
+        self.finished = False
+        self.failure = ""
+        self.desk = Desk(ports)
+        self.controllers = {spec.name: Controller(self.desk, spec, me) for spec in packages}
+        shortest = min((spec.timing for spec in packages), key=lambda t: t.renewal_deadline)
+        self.pace = min(spec.timing.pace for spec in packages)
+        longest = max(spec.timing.lease for spec in packages)
+        self.timing = _session_timing(shortest, self.pace, longest)
+        self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._refused)
+        self.store_trouble = ""
+        self._ending = False
+
+    # ---- the driver's side
+    def begin(self) -> None:
+        """Read the node's memory, then the store. Raises OSError, ValueError: the memory cannot be used."""
+        for controller in self.controllers.values():
+            controller.begin()
+        self._read()
+
+    def next_deadline(self) -> float | None:
+        return self.desk.next_deadline()
+
+    def tick(self) -> None:
+        self.desk.fire()
+        self._settle()
+
+    def handle(self, report: Report) -> None:
+        """Everything that comes in, in its order."""
+        match report:
+            case StoreAnswered():
+                self.desk.answered(report)
+            case StoreChanged():
+                self._noticed(report)
+            case OperationEnded():
+                self.desk.ended(report)
+            case Looked():
+                self.controllers[report.package].looked(report)
+            case Logged():
+                self.desk.journal.write("output", package=report.package, cause=report.text, resource=report.resource)
+            case ExecutorLost():
+                self.desk.journal.write("executor_lost", cause=f"{report.what}: {report.cause}; starting another")
+            case HaltAsked():
+                for controller in self._addressed(report.package):
+                    controller.halt(report)
+            case EnableAsked():
+                for controller in self._addressed(report.package):
+                    controller.enable(report.cause)
+        self._settle()
+
+    def summary(self) -> dict[str, Any]:
+        """What `status` shows of this manager."""
+        sent = self.session.sent
+        return {
+            "cluster": self.cluster,
+            "node": self.me.node,
+            "pid": self.me.pid,
+            "renewed_seconds_ago": None if sent is None else round(self.desk.now() - sent, 2),
+            "store_trouble": self.store_trouble or self.session.trouble,
+            "packages": [controller.summary() for controller in self.controllers.values()],
+        }
+
+    # ---- inside
+    def _addressed(self, package: str) -> list[Controller]:
+        if package:
+            return [self.controllers[package]] if package in self.controllers else []
+        return list(self.controllers.values())
+
+    def _settle(self) -> None:
+        if not self._ending and all(c.left for c in self.controllers.values()):
+            self._ending = True
+            self.session.end(self._finish)
+
+    def _finish(self) -> None:
+        self.finished = True
+
+    def _renewed(self, sent: float) -> None:
+        for controller in self.controllers.values():
+            controller.claim.renewed(sent)
+
+    def _refused(self, cause: str) -> None:
+        """Another life has our name: everything ends here, in order."""
+        self._give_up(cause)
+
+    def _give_up(self, cause: str) -> None:
+        self.failure = cause
+        self.desk.journal.write("gave_up", cause=cause)
+        for controller in self.controllers.values():
+            if controller.situation.state is not State.HALTED:
+                controller.halt(HaltAsked(reason=Reason.FAILURE, cause=cause))
+
+    # ---- readings of the store
+    def _read(self) -> None:
+        self.desk.at(self.desk.now() + self.pace, ("read",), self._read)
+        self.desk.ask("", self._read_answered, deadline=self.timing.renewal_deadline)
+
+    def _read_answered(self, answer: StoreAnswered) -> None:
+        if answer.records is None:
+            self._trouble(answer.unavailable)
+            return
+        try:
+            view = _view(answer, self.desk.now())
+        except DamagedRecord as damage:
+            self._trouble(str(damage))
+            return
+        self._trouble("")
+        if not any(record.key == lease.CLUSTER_KEY for record in answer.records):
+            self._no_cluster(view)
+            return
+        self.session.seen(view)
+        if self.session.sent is not None:
+            for controller in self.controllers.values():
+                controller.seen(view)
+
+    def _trouble(self, trouble: str) -> None:
+        if bool(trouble) != bool(self.store_trouble):
+            cause = f"cannot read the lock store: {trouble}; trying again" if trouble else "the lock store answers again"
+            self.desk.journal.write("store_trouble" if trouble else "store_back", cause=cause)
+        self.store_trouble = trouble
+
+    def _noticed(self, report: StoreChanged) -> None:
+        for record in report.records:
+            name = record.key.removeprefix(lease.PACKAGES)
+            if name == record.key or name not in self.controllers:
+                continue
+            try:
+                self.controllers[name].claim.noticed(
+                    record.revision, decode(PackageRecord, record.key, record.value)
+                )
+            except DamagedRecord as damage:
+                self.desk.journal.write("record_damaged", package=name, cause=str(damage))
+
+    # ---- a new cluster
+    def _no_cluster(self, view: View) -> None:
+        if view.packages or view.sessions:
+            self._trouble("the store has records of btw, but no cluster record: part of it was lost")
+            return
+        if not self.creates:
+            if not self.failure:
+                self._give_up("there is no cluster in this store; create it once, with `btw init`")
+            return
+        record = ClusterRecord(id=self.me.nonce, name=self.cluster, by=self.me)
+        self.desk.ask(
+            lease.CLUSTER_KEY, self._created, value=encode(record), deadline=self.timing.renewal_deadline
+        )
+
+    def _created(self, answer: StoreAnswered) -> None:
+        """Only who certainly created the cluster knows that nothing was lost: it alone writes first records."""
+        if answer.revision is None:
+            return
+        self.desk.journal.write("cluster_created", cause="the store was empty: new cluster")
+        for name, controller in self.controllers.items():
+            record = lease.first(controller.spec.timing.lease, "cluster created")
+            self.desk.ask(
+                lease.PACKAGES + name,
+                lambda _answer: self._read(),
+                value=encode(record),
+                deadline=self.timing.renewal_deadline,
+            )
+
+
+def _session_timing(timing: Timing, pace: float, longest: float) -> Timing:
+    """Renewals as often and as impatient as the most demanding package needs; L of the most patient."""
+    return Timing(
+        pace=pace,
+        timeout=pace + 3 * timing.renewal_deadline,
+        stop_timeout=max(longest - pace - 3 * timing.renewal_deadline, timing.stop_timeout),
+    )
+
+
+def _view(answer: StoreAnswered, now: float) -> View:
+    """Raises DamagedRecord."""
+    assert answer.records is not None
+    packages, sessions = {}, {}
+    for record in answer.records:
+        if record.key.startswith(lease.PACKAGES):
+            name = record.key.removeprefix(lease.PACKAGES)
+            packages[name] = (record.revision, decode(PackageRecord, record.key, record.value))
+        elif record.key.startswith(lease.SESSIONS):
+            sessions[record.key] = (record.revision, decode(SessionRecord, record.key, record.value))
+    return View(sent=answer.sent, received=now, packages=packages, sessions=sessions)

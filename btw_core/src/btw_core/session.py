@@ -1,0 +1,156 @@
+"""Renewing this node's session record: the proof of life that all its packages share.
+
+seq counts attempts. Every attempt is a compare-and-swap at the last known revision with a seq of its own, so the record
+read back after a lost answer says which attempt was committed, and only that attempt's `sent` counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .desk import Desk
+from .lease import DamagedRecord, SessionRecord, Sighting, View, decode, encode, session_key, sight
+from .ports import StoreAnswered
+from .timing import Timing
+from .types import Incarnation
+
+_TIMER = ("session",)
+
+
+class Session:
+    """`committed(sent)` is called for each committed renewal, `refused(cause)` when the slot is another's."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        me: Incarnation,
+        timing: Timing,
+        *,
+        committed: Callable[[float], None],
+        refused: Callable[[str], None],
+    ) -> None:
+        self.desk = desk
+        self.me = me
+        self.key = session_key(me)
+        self.timing = timing
+        self.sent: float | None = None  # of the last committed renewal
+        self.trouble = ""  # why renewals do not get through at the moment
+        self._committed = committed
+        self._refused = refused
+        self._registered = False
+        self._over = False
+        self._seq = 0
+        self._revision: int | None = None
+        self._attempts: dict[int, float] = {}  # seq -> sent, of everything that may still be committed
+        self._sighting: Sighting | None = None
+
+    def seen(self, view: View) -> None:
+        """Take the slot as soon as it is certainly nobody else's."""
+        if self._registered or self._over:
+            return
+        found = view.sessions.get(self.key)
+        if found is not None:
+            revision, record = found
+            other = record.incarnation
+            # on this computer the lock on the package's state file has already proved the former manager dead
+            if not record.ended and other.machine != self.me.machine:
+                sighting = self._sighting
+                self._sighting = sight(sighting, (revision, record.seq), view.received)
+                if sighting is not None and self._sighting is not sighting:
+                    self._over = True
+                    self._refused(f"node name {self.me.node} is in use on another machine ({other.machine})")
+                    return
+                if view.sent < self._sighting.since + view.longest(self.timing.lease):
+                    return
+            self._revision = revision
+        self._registered = True
+        self._attempt()
+
+    def end(self, then: Callable[[], None]) -> None:
+        """Say goodbye, as well as it goes; `then` comes in any case."""
+        self._over = True
+        self.desk.forget(_TIMER)
+        if not self._registered:
+            then()
+            return
+        record = SessionRecord(incarnation=self.me, seq=self._seq + 1, ended=True)
+        self.desk.ask(
+            self.key,
+            lambda _answer: then(),
+            value=encode(record),
+            expected=self._revision,
+            deadline=self.timing.renewal_deadline,
+        )
+
+    def _attempt(self) -> None:
+        self._seq += 1
+        sent = self.desk.now()
+        self._attempts[self._seq] = sent
+        self.desk.ask(
+            self.key,
+            self._put_answered,
+            value=encode(SessionRecord(incarnation=self.me, seq=self._seq)),
+            expected=self._revision,
+            deadline=self.timing.renewal_deadline,
+        )
+
+    def _put_answered(self, answer: StoreAnswered) -> None:
+        if self._over:
+            return
+        if answer.revision is not None:
+            self._commit(self._seq, answer.revision)
+        elif answer.conflict:
+            self._read()
+        else:
+            self._say(answer.unavailable)
+            self._later(self.timing.retry, self._read)
+
+    def _read(self) -> None:
+        self.desk.ask(self.key, self._read_answered, deadline=self.timing.renewal_deadline)
+
+    def _read_answered(self, answer: StoreAnswered) -> None:
+        if self._over:
+            return
+        if answer.records is None:
+            self._say(answer.unavailable)
+            self._later(self.timing.retry, self._read)
+            return
+        if not answer.records:
+            self._revision = None  # somebody removed it: write it again
+            self._attempt()
+            return
+        found = answer.records[0]
+        try:
+            record = decode(SessionRecord, self.key, found.value)
+        except DamagedRecord as damage:
+            self._say(str(damage))
+            self._later(self.timing.retry, self._read)
+            return
+        if record.incarnation.nonce != self.me.nonce and self._revision != found.revision:
+            self._over = True
+            self._refused(f"session of {self.me.node} was taken over by pid {record.incarnation.pid} of this name")
+        elif record.incarnation.nonce == self.me.nonce and record.seq in self._attempts:
+            self._commit(record.seq, found.revision)
+        else:
+            self._revision = found.revision
+            self._attempt()
+
+    def _commit(self, seq: int, revision: int) -> None:
+        self.sent = self._attempts[seq]
+        self._revision = revision
+        # attempts with an older expected revision can no longer be committed
+        self._attempts.clear()
+        self._say("")
+        self._later(max(0.0, self.sent + self.timing.pace - self.desk.now()), self._attempt)
+        self._committed(self.sent)
+
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        self.desk.at(self.desk.now() + seconds, _TIMER, do)
+
+    def _say(self, trouble: str) -> None:
+        if bool(trouble) != bool(self.trouble):
+            if trouble:
+                self.desk.journal.write("store_trouble", cause=f"renewal not confirmed: {trouble}; trying again")
+            else:
+                self.desk.journal.write("store_back", cause="renewals are confirmed again")
+        self.trouble = trouble

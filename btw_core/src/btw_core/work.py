@@ -1,0 +1,223 @@
+"""Operations of one package in their order: start in order, stop in reverse past failures, then the sweep.
+
+One sequence at a time. A new one first kills what still runs of the old, and begins once that is gone or KILL_GRACE has
+passed; what cannot be killed stays in `alive` and keeps the package from ever being verified down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .desk import Desk
+from .ports import Operation, OperationEnded
+from .timing import KILL_GRACE
+from .types import Incarnation, PackageSpec, Reason, ResourceSpec, Verb
+
+
+class Outcome(NamedTuple):
+    """How a sequence ended."""
+
+    verb: Verb
+    ok: bool
+    cause: str
+    survivors: tuple[str, ...] = ()
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sequence is to do."""
+
+    verb: Verb
+    term: int
+    deadline: float
+    reason: Reason = Reason.NONE
+    resources: tuple[ResourceSpec, ...] = ()
+
+
+class Work:
+    """`done(outcome)` ends a sequence that was not cancelled; `remember()` makes the intent durable, raises OSError;
+    `may_begin()` gives the instant before which an effect must begin, or None when it must not begin any more."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        spec: PackageSpec,
+        me: Incarnation,
+        *,
+        done: Callable[[Outcome], None],
+        remember: Callable[[], None],
+        may_begin: Callable[[], float | None],
+    ) -> None:
+        self.desk = desk
+        self.spec = spec
+        self.me = me
+        self.state: dict[str, dict[str, Any]] = {}
+        self.alive: dict[str, Operation] = {}
+        self.reach = 0  # resources[:reach] may be up by our doing
+        self.pending: tuple[str, ...] = ()  # sequence in progress, as remembered: prefix of its operation ids
+        self.at: str = ""  # resource that is being worked on
+        self.began = 0.0
+        self._done, self._remember, self._may_begin = done, remember, may_begin
+        self._order: Order | None = None
+        self._todo: list[ResourceSpec] = []
+        self._failures: list[str] = []
+        self._current: str | None = None
+        self._sweeping = False
+
+    @property
+    def busy(self) -> bool:
+        return self._order is not None
+
+    def begin(self, order: Order) -> None:
+        """Cancel what runs and carry out `order`."""
+        self.cancel()
+        self._order = order
+        self._failures = []
+        self._sweeping = False
+        backwards = order.verb is Verb.STOP
+        self._todo = list(reversed(order.resources)) if backwards else list(order.resources)
+        self.began = self.desk.now()
+        self.pending = (f"{self.me.nonce}.{self.desk.number()}",)
+        try:
+            self._remember()
+        except OSError as error:
+            if not backwards:  # intent before effect: what cannot be remembered is not begun
+                self._finish(False, f"cannot write the node's memory ({error}); nothing was begun")
+                return
+            self.desk.journal.write("memory_trouble", package=self.spec.name, cause=f"cannot write memory: {error}")
+        if self.alive:
+            self.desk.at(self.desk.now() + KILL_GRACE, ("grace", self.spec.name), self._next)
+        else:
+            self._next()
+
+    def cancel(self) -> None:
+        """Kill what runs; begin nothing more of the present order."""
+        self._order = None
+        self._todo = []
+        self._current = None
+        self.at = ""
+        for key in ("grace", "operation"):
+            self.desk.forget((key, self.spec.name))
+        for operation in self.alive:
+            self.desk.ports.executor.kill(operation)
+
+    def hurry(self, deadline: float) -> None:
+        """The present order has less time now."""
+        if self._order is not None:
+            self._order = msgspec.structs.replace(self._order, deadline=min(deadline, self._order.deadline))
+            if self._current is not None:
+                key = ("operation", self.spec.name)
+                self.desk.at(min(deadline, self.alive[self._current].deadline), key, self._overdue)
+
+    def describe(self) -> str:
+        """ "start of web, 3.1 s" for messages."""
+        if self._order is None:
+            return ""
+        what = f"{self._order.verb} of {self.at}" if self.at else str(self._order.verb)
+        return f"{what}, {self.desk.now() - self.began:.1f} s"
+
+    # ---- one after the other
+    def _next(self) -> None:
+        order = self._order
+        if order is None or self._current is not None:
+            return
+        self.desk.forget(("grace", self.spec.name))
+        if order.verb is Verb.STOP:
+            if self._todo:
+                self._run_resource(order, self._todo.pop(0))
+            elif self._failures:
+                self._finish(False, "; ".join(self._failures))
+            elif not self._sweeping:
+                self._sweeping = True
+                self._run(order, Verb.SWEEP, None, order.deadline)
+            else:
+                self._finish(True, "")
+        elif self._failures:
+            self._finish(False, self._failures[0])
+        elif self._todo:
+            self._run_resource(order, self._todo.pop(0))
+        else:
+            self._finish(True, "")
+
+    def _run_resource(self, order: Order, resource: ResourceSpec) -> None:
+        limit = resource.stop_timeout if order.verb is Verb.STOP else resource.start_timeout
+        deadline = order.deadline if limit is None else min(order.deadline, self.desk.now() + limit)
+        self._run(order, order.verb, resource, deadline)
+
+    def _run(self, order: Order, verb: Verb, resource: ResourceSpec | None, deadline: float) -> None:
+        not_after = 0.0
+        if verb in (Verb.START, Verb.HEAL):
+            limit = self._may_begin()
+            if limit is None:
+                self._failures.append("the lock had run out before it could begin")
+                self._next()
+                return
+            not_after = limit
+            assert resource is not None
+            if verb is Verb.START:
+                self.reach = max(self.reach, self.spec.resources.index(resource) + 1)
+        name = resource.name if resource else ""
+        operation = Operation(
+            id=f"{self.pending[0]}.{self.desk.number()}",
+            package=self.spec.name,
+            verb=verb,
+            resource=name,
+            term=order.term,
+            reason=order.reason,
+            deadline=deadline,
+            not_after=not_after,
+            state=self.state.get(name, {}),
+        )
+        self.alive[operation.id] = operation
+        self._current = operation.id
+        self.at = name
+        self.desk.at(deadline, ("operation", self.spec.name), self._overdue)
+        self.desk.operate(operation, self._ended)
+
+    def _overdue(self) -> None:
+        """The operation had its time: kill it. What comes next does not wait for more than KILL_GRACE."""
+        if self._current is None:
+            return
+        operation = self.alive[self._current]
+        limit = self.desk.now() - self.began
+        self._failures.append(
+            f"{operation.verb} of {operation.resource or 'left-over processes'} was not done in time ({limit:.1f} s)"
+        )
+        self._current = None
+        self.desk.ports.executor.kill(operation.id)
+        self.desk.at(self.desk.now() + KILL_GRACE, ("grace", self.spec.name), self._next)
+
+    def _ended(self, report: OperationEnded) -> None:
+        operation = self.alive.pop(report.id)
+        if report.state is not None and operation.resource:
+            self.state = {**self.state, operation.resource: report.state}
+        if report.id == self._current:
+            self.desk.forget(("operation", self.spec.name))
+            self._current = None
+            if not report.ok:
+                what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
+                left = f": {'; '.join(report.survivors)}" if report.survivors else ""
+                self._failures.append(f"{what}: {report.error}{left}")
+            if report.survivors:
+                self._finish(False, self._failures[-1], report.survivors)
+            else:
+                self._next()
+        elif self._order is not None and self._current is None and not self.alive:
+            self._next()
+
+    def _finish(self, ok: bool, cause: str, survivors: Iterable[str] = ()) -> None:
+        order = self._order
+        assert order is not None
+        self._order = None
+        self._current = None
+        self.at = ""
+        self.pending = tuple({o.id.rpartition(".")[0] for o in self.alive.values()})
+        if ok and order.verb is Verb.STOP:
+            if self.alive:  # killed, but not gone: not down
+                ok, cause = False, f"still alive: {', '.join(f'{o.verb} of {o.resource}' for o in self.alive.values())}"
+            else:
+                self.reach = 0
+                self.state = {}
+        self._done(Outcome(order.verb, ok, cause, tuple(survivors)))
