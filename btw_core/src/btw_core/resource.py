@@ -8,9 +8,10 @@ them runs in the manager, so none can harm the lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from .types import Reason, Status, Verb
 
@@ -137,9 +138,13 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     layer: ClassVar[str] = "program"
     shared: ClassVar[bool] = False
 
-    name: str = ""
-    start_timeout: Seconds | None = None
-    stop_timeout: Seconds | None = None
+    name: Annotated[str, Meta(description="name within the package; default: the type")] = ""
+    start_timeout: Annotated[
+        Seconds | None, Meta(description="how long its start may take; default: the package's", examples=["10s"])
+    ] = None
+    stop_timeout: Annotated[
+        Seconds | None, Meta(description="how long its stop may take; default: the package's", examples=["10s"])
+    ] = None
 
     def status(self, ctx: Context) -> Status:
         """UP, DOWN, DEGRADED or CRITICAL; raises CannotTell. Changes nothing."""

@@ -1,0 +1,93 @@
+"""`btw check`: everything wrong at once, the time line of the worst failover, and what is not guarded against."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..checks import Report
+
+
+@click.command
+@click.argument("packages", metavar="[PKG]...", nargs=-1)
+@click.option("--dir", metavar="DIR", help="Everything below DIR instead of the system's places.")
+@click.option("--node", metavar="NAME", help="Check for this node.")
+@click.option("--lock", metavar="SCHEME:REST", help="The store, instead of the one in btw.toml.")
+@click.option("--plugins", metavar="NAMES", help="Allow only these resource plugins, such as vip,fs.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def command(
+    packages: tuple[str, ...],
+    dir: str | None,
+    node: str | None,
+    lock: str | None,
+    plugins: str | None,
+    as_json: bool,
+) -> None:
+    """Report everything that is wrong with the configuration (of all packages without PKG).
+
+    One line each, `file:line: key: what; remedy`. Exit code 0 without errors, else 78.
+    """
+    from ..checks import Report, check
+    from ..config import load_setup
+    from ..plugins import Plugins
+    from ..resource import ConfigError
+
+    try:
+        setup = load_setup(dir, node, lock, plugins)
+        report = check(setup, Plugins(setup.restrict), packages)
+    except ConfigError as error:  # btw.toml or the installation: packages cannot be read without them
+        report = Report(lock="", packages=(), problems=error.problems)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(_json(report), indent=2))
+    else:
+        click.echo(_text(report))
+    sys.exit(0 if report.ok else 78)
+
+
+def _text(report: Report) -> str:
+    from ..checks import limits, timeline
+
+    blocks = ["\n".join(str(problem) for problem in report.problems)]
+    for timing, names in report.timings():
+        blocks.append(f"Worst failover of {', '.join(names)}, when its node vanishes:\n{timeline(timing)}")
+    if report.packages:
+        blocks.append("\n".join(["Not guarded against:", *(f"  - {line}" for line in limits(report.lock))]))
+    counts = [sum(each.severity == severity for each in report.problems) for severity in ("error", "warning")]
+    blocks.append(
+        f"{_count(len(report.packages), 'package')} read, {_count(counts[0], 'error')}, {_count(counts[1], 'warning')}."
+    )
+    return "\n\n".join(filter(None, blocks))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _json(report: Report) -> dict[str, Any]:
+    import msgspec
+
+    from ..checks import limits
+
+    return {
+        "ok": report.ok,
+        "packages": [package.name for package in report.packages],
+        "problems": [msgspec.to_builtins(problem) for problem in report.problems],
+        "timings": [
+            {
+                "packages": names,
+                "pace": timing.pace,
+                "timeout": timing.timeout,
+                "stop_timeout": timing.stop_timeout,
+                "grace": timing.grace,
+                "lease": timing.lease,
+                "worst_failover": timing.worst_failover(),
+            }
+            for timing, names in report.timings()
+        ],
+        "not_guarded": limits(report.lock) if report.packages else [],
+    }
