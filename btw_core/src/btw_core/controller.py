@@ -13,9 +13,10 @@ from .desk import Desk
 from .events import Action, Event
 from .fsm import Situation, step, timers
 from .health import assess
-from .lease import PackageRecord, View
+from .lease import View
+from .memory import Memory
 from .ports import HaltAsked, Look, Looked, Operation, OperationEnded, ResourceHealth
-from .types import Health, Incarnation, PackageSpec, Saved, State, Verb
+from .types import Health, Incarnation, PackageSpec, State, Verb
 from .work import Order, Outcome, Work
 
 #: Seconds that killing and surveying may take before they are asked for again.
@@ -44,57 +45,22 @@ class Controller:
             changed=self._record_changed,
         )
         self.work = Work(
-            desk, spec, me, done=self._worked, remember=self._remember, may_begin=self._may_begin
+            desk, spec, me, done=self._worked, remember=lambda: self.memory.save(), may_begin=self._may_begin
         )
-        self._may_be_up = False
-        self._former: Saved | None = None  # memory of a former life in this boot, until it is dealt with
-        self._ready = False  # nothing of a former life runs any more
+        self.memory = Memory(
+            desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
+        )
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self._held_up = False  # something alive keeps a stop from being verified
         self._asking = False  # a survey or fence is under way
 
-    # ---- beginning
     def begin(self) -> None:
         """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
-        saved = self.desk.ports.disk.load(self.name)
-        if saved is not None:
-            self.claim.floor = saved.term
-            if saved.off:
-                self.apply(ev.SwitchedOff(at=self.desk.now(), cause=saved.off))
-            if saved.incarnation.boot == self.me.boot:
-                self._former = saved
-                self._may_be_up = saved.may_be_up
-                if saved.may_be_up:
-                    self.work.state = dict(saved.state)
-                    self.work.reach = len(self.spec.resources)
-        self._remember()
+        self.memory.load()
+        if self.memory.off:
+            self.apply(ev.SwitchedOff(at=self.desk.now(), cause=self.memory.off))
         self._pace()
-        if self._former is not None and self._former.pending:
-            self._end_former(self._former)
-        else:
-            self._get_ready()
-
-    def _end_former(self, former: Saved) -> None:
-        """What the former manager had begun and not seen to end must be gone before anything else."""
-
-        def ended(report: OperationEnded) -> None:
-            if report.ok:
-                self._get_ready()
-                return
-            self._say(f"an operation of this node's former manager does not end: {'; '.join(report.survivors)}")
-            self.desk.at(self.desk.now() + self.spec.timing.pace, ("former", self.name), again)
-
-        def again() -> None:
-            deadline = self.desk.now() + self.spec.timing.stop_timeout
-            self.desk.operate(self._operation(Verb.SWEEP, deadline, only=former.pending), ended)
-
-        again()
-
-    def _get_ready(self) -> None:
-        self._ready = True
-        if self._former is not None:
-            self.claim.predecessor = self._former.incarnation
-        self._settle_wanted()
+        self.memory.end_former(self._settle_wanted)
 
     # ---- what the manager passes on
     def seen(self, view: View) -> None:
@@ -110,8 +76,9 @@ class Controller:
 
     def enable(self, cause: str) -> None:
         self.claim.edit("enable", lambda record: lease.switched_on(record, self.me.node))
+        self.memory.off = ""
+        self.memory.try_save()
         self.apply(ev.SwitchedOn(at=self.desk.now(), cause=cause))
-        self._try_remember()
 
     def looked(self, report: Looked) -> None:
         if report.id and (self._look is None or self._look[0] != report.id):
@@ -146,9 +113,9 @@ class Controller:
             self.desk.ports.executor.unwatch(self.name)
             self._look = None
         if before is State.UNKNOWN and state in _WATCHED and state is not before:
-            self._may_be_up = True  # it was up already, and is ours now
+            self.memory.may_be_up = True  # it was up already, and is ours now
             self.work.reach = len(self.spec.resources)
-            self._try_remember()
+            self.memory.try_save()
         for action in actions:
             self._do(action)
         self._settle_wanted()
@@ -162,14 +129,14 @@ class Controller:
             case ev.Fence():
                 self._fence()
             case ev.StartResources():
-                self._may_be_up = True
+                self.memory.may_be_up = True
                 self.work.begin(
                     Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
                 )
             case ev.HealResources():
                 self._heal()
             case ev.StopResources():
-                reach = self.work.reach if self._may_be_up or self.work.reach else len(self.spec.resources)
+                reach = self.work.reach if self.memory.may_be_up or self.work.reach else len(self.spec.resources)
                 order = Order(
                     verb=Verb.STOP,
                     term=term,
@@ -188,7 +155,8 @@ class Controller:
                     self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey()
                 )
             case ev.SwitchOff():
-                self._try_remember()
+                self.memory.off = action.cause
+                self.memory.try_save()
             case ev.Release():
                 self._release()
             case ev.Leave():
@@ -210,13 +178,11 @@ class Controller:
         self.apply(kind(at=self.desk.now(), cause=cause))
 
     def _settle_wanted(self) -> None:
-        self.claim.wanted = self._ready and self.situation.state is State.STANDBY
+        self.claim.wanted = self.memory.ready and self.situation.state is State.STANDBY
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
-        if adopted:
-            self._former = None
-        self._try_remember()
+        self.memory.acquired(adopted)
         owing = bool(self.claim.debts)
         self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
 
@@ -229,36 +195,14 @@ class Controller:
         if self.situation.state is State.STANDBY and self.me.node in record.off:
             self.apply(ev.SwitchedOff(at=self.desk.now(), cause=record.off[self.me.node]))
         if not self.claim.held:
-            self._report_down(record)
+            self.memory.consider(record, self.situation.state)
 
-    def _report_down(self, record: PackageRecord) -> None:
-        """Debts that this node can settle: its own lives that are over, once nothing of them is up here."""
-        owed = [d for d in record.unfenced if lease.gone_by_reboot(d, self.me) or self._is_own(d)]
-        rest = self.situation.state in (State.STANDBY, State.OFF, State.FAILED, State.HALTED)
-        if self._former is not None and self._ready and self.situation.state in (State.STANDBY, State.OFF):
-            former = self._former.incarnation
-            if record.holder is not None and record.holder.nonce == former.nonce and not record.released:
-                return  # to be adopted
-            if any(d.nonce == former.nonce for d in owed) and self._may_be_up:
-                hard = self.desk.now() + self.spec.timing.stop_timeout
-                cause = f"term {record.term} is {record.holder.node if record.holder else 'nobody'}'s"
-                self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
-                return
-            self._former, self._may_be_up = None, False  # released, or the taker has seen it down
-            self.claim.predecessor = None
-            self.work.reach, self.work.state = 0, {}
-            self._try_remember()
-        if rest and owed and not self._may_be_up:
-            self.claim.settle(d.nonce for d in owed)
-
-    def _is_own(self, debt: Incarnation) -> bool:
-        former = self._former.incarnation.nonce if self._former else ""
-        return debt.nonce in (self.me.nonce, former)
+    def _left_behind(self, cause: str) -> None:
+        hard = self.desk.now() + self.spec.timing.stop_timeout
+        self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
 
     def _release(self) -> None:
-        if self._former is None:  # else: not yet dealt with, and to be remembered
-            self._may_be_up = False
-        self._try_remember()
+        self.memory.verified_down()
         cause = self.situation.off or self.cause
         self.claim.release(
             self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now()))
@@ -316,7 +260,7 @@ class Controller:
         self.work.begin(Order(verb=Verb.HEAL, term=self.situation.term, deadline=deadline, resources=resources))
 
     def _worked(self, outcome: Outcome) -> None:
-        self._try_remember()
+        self.memory.try_save()
         now = self.desk.now()
         match outcome.verb, outcome.ok:
             case Verb.START, True:
@@ -375,26 +319,7 @@ class Controller:
             Look(id=number, package=self.name, term=self.situation.term, state=self.work.state)
         )
 
-    # ---- memory and words
-    def _remember(self) -> None:
-        pending = self.work.pending if self._ready or self._former is None else self._former.pending
-        saved = Saved(
-            incarnation=self.me if self._former is None else self._former.incarnation,
-            term=self.claim.floor,
-            may_be_up=self._may_be_up or self.work.reach > 0,
-            pending=pending,
-            off=self.situation.off,
-            state=self.work.state,
-        )
-        self.desk.ports.disk.save(self.name, saved)
-
-    def _try_remember(self) -> None:
-        """Where the effect is not of our making, or already undone: go on without memory, but say so."""
-        try:
-            self._remember()
-        except OSError as error:
-            self.desk.journal.write("memory_trouble", package=self.name, cause=f"cannot write memory: {error}")
-
+    # ---- words
     def _say(self, text: str) -> None:
         self.desk.journal.write("note", package=self.name, cause=text, state=self.situation.state)
 

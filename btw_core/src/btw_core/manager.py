@@ -154,7 +154,7 @@ class Manager:
 
     def _trouble(self, trouble: str) -> None:
         if bool(trouble) != bool(self.store_trouble):
-            cause = f"cannot read the lock store: {trouble}; trying again" if trouble else "the lock store answers again"
+            cause = f"cannot read the lock store: {trouble}; trying again" if trouble else "the lock store answers"
             self.desk.journal.write("store_trouble" if trouble else "store_back", cause=cause)
         self.store_trouble = trouble
 

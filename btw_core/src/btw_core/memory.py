@@ -1,0 +1,149 @@
+"""What this node remembers of a package across the lives of its manager, and what follows from a former life.
+
+A former life in this boot may have left operations unfinished (they must end first), the package up (to be adopted, or
+to be stopped when the lock is another's meanwhile), and a debt in the record (to be settled once it is down).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import lease
+from .claim import Claim
+from .desk import Desk
+from .lease import PackageRecord
+from .ports import Operation, OperationEnded
+from .types import Incarnation, PackageSpec, Saved, State, Verb
+from .work import Work
+
+_REST = (State.STANDBY, State.OFF, State.FAILED, State.HALTED)
+
+
+class Memory:
+    """`operation(verb, deadline, ...)` makes an operation of this package; `left_behind(cause)` wants it stopped."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        spec: PackageSpec,
+        me: Incarnation,
+        claim: Claim,
+        work: Work,
+        *,
+        operation: Callable[..., Operation],
+        left_behind: Callable[[str], None],
+    ) -> None:
+        self.desk, self.spec, self.me = desk, spec, me
+        self.claim, self.work = claim, work
+        self.may_be_up = False
+        self.off = ""
+        self.ready = False  # nothing that a former life had begun runs any more
+        self.former: Saved | None = None  # a former life in this boot, until it is dealt with
+        self._operation, self._left_behind = operation, left_behind
+
+    # ---- the disk
+    def load(self) -> None:
+        """Raises OSError, ValueError: the memory cannot be used."""
+        saved = self.desk.ports.disk.load(self.spec.name)
+        if saved is not None:
+            self.claim.floor = saved.term
+            self.off = saved.off
+            if saved.incarnation.boot == self.me.boot:
+                self.former = saved
+                self.may_be_up = saved.may_be_up
+                if saved.may_be_up:
+                    self.work.state = dict(saved.state)
+                    self.work.reach = len(self.spec.resources)
+        self.save()
+
+    def save(self) -> None:
+        """Durable on return. Raises OSError."""
+        pending = self.work.pending if self.ready or self.former is None else self.former.pending
+        saved = Saved(
+            incarnation=self.me if self.former is None else self.former.incarnation,
+            term=self.claim.floor,
+            may_be_up=self.may_be_up or self.work.reach > 0,
+            pending=pending,
+            off=self.off,
+            state=self.work.state,
+        )
+        self.desk.ports.disk.save(self.spec.name, saved)
+
+    def try_save(self) -> None:
+        """Where the effect is not of our making, or already undone: go on without memory, but say so."""
+        try:
+            self.save()
+        except OSError as error:
+            self.desk.journal.write("memory_trouble", package=self.spec.name, cause=f"cannot write memory: {error}")
+
+    # ---- the former life
+    def end_former(self, then: Callable[[], None]) -> None:
+        """What the former manager had begun and not seen to end must be gone before anything else."""
+        former = self.former
+
+        def ready() -> None:
+            self.ready = True
+            if former is not None:
+                self.claim.predecessor = former.incarnation
+            then()
+
+        def ended(report: OperationEnded) -> None:
+            if report.ok and not report.survivors:
+                ready()
+                return
+            left = "; ".join(report.survivors) or report.error
+            cause = f"stand-by: an operation of this node's former manager does not end: {left}"
+            self.desk.journal.write("note", package=self.spec.name, cause=cause)
+            self.desk.at(self.desk.now() + self.spec.timing.pace, ("former", self.spec.name), again)
+
+        def again() -> None:
+            assert former is not None
+            deadline = self.desk.now() + self.spec.timing.stop_timeout
+            self.desk.operate(self._operation(Verb.SWEEP, deadline, only=former.pending), ended)
+
+        if former is not None and former.pending:
+            again()
+        else:
+            ready()
+
+    def acquired(self, adopted: bool) -> None:
+        """The lock is ours: a former life that was not adopted is known to be down, or was silent on a free lock."""
+        self.former = None
+        self.try_save()
+        if not adopted:
+            self.claim.predecessor = None
+
+    def consider(self, record: PackageRecord, state: State) -> None:
+        """The record is another's, or free: stop what was left behind, forget what was seen down, settle debts."""
+        if not self.ready:
+            return
+        owed = [d for d in record.unfenced if lease.gone_by_reboot(d, self.me) or self._is_own(d)]
+        if self.former is not None and state in (State.STANDBY, State.OFF):
+            former = self.former.incarnation
+            if record.holder is not None and record.holder.nonce == former.nonce and not record.released:
+                return  # to be adopted
+            if self.may_be_up and any(d.nonce == former.nonce for d in owed):
+                holder = record.holder.node if record.holder else "nobody"
+                self._left_behind(f"term {record.term} is {holder}'s")
+                return
+            self._forget_former()  # it gave the lock back, or the taker has seen it down
+        if owed and state in _REST and not self.may_be_up:
+            self.claim.settle(d.nonce for d in owed)
+
+    def verified_down(self) -> None:
+        """Nothing of this package is up here. A former life that was never dealt with stays remembered."""
+        if self.former is None or self.work.reach == 0:
+            self.may_be_up = False
+        self.try_save()
+
+    def _forget_former(self) -> None:
+        self.former, self.may_be_up = None, False
+        self.claim.predecessor = None
+        self.work.reach, self.work.state = 0, {}
+        self.try_save()
+
+    def _is_own(self, debt: Incarnation) -> bool:
+        former = self.former.incarnation.nonce if self.former else ""
+        return debt.nonce in (self.me.nonce, former)
+
+
