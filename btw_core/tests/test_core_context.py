@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,20 +43,23 @@ def wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        assert poll.poll(GENEROUS * 1000), f"{describe(pid)} still there"
+        wait_readable(descriptor)
     finally:
         os.close(descriptor)
+
+
+def wait_readable(descriptor: int) -> None:
+    """Until there is something to read, or the end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    assert poll.poll(GENEROUS * 1000), "nothing came"
 
 
 def read_line(fifo: Path) -> str:
     """The line that a process writes into a named pipe; waits for it."""
     descriptor = os.open(fifo, os.O_RDWR)  # so that opening does not wait, and closing writers do not end it
     try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        assert poll.poll(GENEROUS * 1000), f"nobody wrote to {fifo}"
+        wait_readable(descriptor)
         return os.read(descriptor, 4096).decode().strip()
     finally:
         os.close(descriptor)
@@ -153,6 +159,42 @@ class TestRun:
         """A command that prints without end is ended at the deadline as well."""
         with pytest.raises(Failed, match="did not end within"):
             FakeContext().run("exec yes", timeout=0.3)
+
+    def test_survivor_of_sigkill(self, ended: list[int]) -> None:
+        """The wait after SIGKILL is bounded too; the process that survives is named with its state. (Here it survives
+        because it has become another user's; a process in an uninterruptible wait takes the same way.)"""
+        setpriv = shutil.which("setpriv")
+        if os.geteuid() != 0 or setpriv is None:
+            pytest.skip("only root can make a set-user-id program")
+        with tempfile.TemporaryDirectory() as directory:  # tmp_path is closed to other users
+            program = Path(directory, "become-root")
+            shutil.copy(setpriv, program)
+            program.chmod(0o4755)
+            Path(directory).chmod(0o755)
+            reader, writer = os.pipe()
+            operation = os.fork()
+            if operation == 0:
+                try:
+                    os.setgroups([])
+                    os.setresgid(65534, 65534, 65534)
+                    os.setresuid(65534, 65534, 65534)
+                    FakeContext(seconds=0.5).run([str(program), "--reuid=0", "sleep", "1000"])
+                except BaseException as error:  # noqa: BLE001 - the child reports whatever it is
+                    os.write(writer, f"{type(error).__name__}: {error}".encode())
+                finally:
+                    os._exit(0)
+            os.close(writer)
+            ended.append(operation)
+            try:
+                wait_readable(reader)
+                told = os.read(reader, 4096).decode()
+            finally:
+                os.close(reader)
+            os.waitpid(operation, 0)
+        found = re.search(r"pid ([0-9]+) \(sleep\), state S", told)
+        assert found is not None, told
+        ended.append(int(found[1]))
+        assert told.startswith("Failed: ") and "survives SIGKILL" in told
 
     def test_no_time_left(self, tmp_path: Path) -> None:
         """Nothing is begun when the deadline has passed."""
@@ -294,7 +336,8 @@ class TestSpawn:
 
     def test_zombie_is_not_alive(self, ended: list[int]) -> None:
         """A service that has ended and was not reaped yet does not count as alive."""
-        process = FakeContext().spawn("exit 3")
+        ctx = FakeContext()  # kept: without it the process would be reaped
+        process = ctx.spawn("exit 3")
         wait_gone(process.pid)
         stat = proc_stat(process.pid)
         assert stat is not None and stat.state == "Z"
