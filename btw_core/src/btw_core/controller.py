@@ -80,6 +80,11 @@ class Controller:
         self.memory.try_save()
         self.apply(ev.SwitchedOn(at=self.desk.now(), cause=cause))
 
+    def observer_lost(self) -> None:
+        """Another observer has begun: it knows nothing of what was asked of the former one."""
+        if self.situation.state in _WATCHED:
+            self._watch()
+
     def looked(self, report: Looked) -> None:
         if report.id and (self._look is None or self._look[0] != report.id):
             return  # an answer to a question of a former state
@@ -89,6 +94,8 @@ class Controller:
             return
         for result in report.results:
             self.health[result.resource] = result
+        if not report.id and len(self.health) < len(self.spec.resources):
+            return  # news of one resource before the first whole round: that round is under way
         found = assess(self.spec.resources, self.health)
         self.apply(ev.HealthSeen(at=self.desk.now(), cause=found.cause, health=found.health, curable=found.curable))
 
@@ -130,6 +137,7 @@ class Controller:
                 self._fence()
             case ev.StartResources():
                 self.memory.may_be_up = True
+                self.health.clear()
                 self.work.begin(
                     Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
                 )
@@ -220,16 +228,15 @@ class Controller:
             self.desk.forget((key, self.name))
 
     def _fence(self) -> None:
-        record = self.claim.record
-        if self._asking or record is None or not record.unfenced:
+        if self._asking or not self.claim.debts:
             return
-        debt = record.unfenced[0]
+        debt = self.claim.debts[0]
 
         def ended(report: OperationEnded) -> None:
             self._asking = False
             if report.ok:
                 self._say(f"former holder {debt.node} is down: {report.error or 'its processes are gone'}")
-                self.claim.settle([debt.nonce])
+                self.claim.settle([debt.nonce], self._fence)
             else:
                 left = f" ({'; '.join(report.survivors)})" if report.survivors else ""
                 self._say(f"not started: former holder {debt.node} is not known to be down: {report.error}{left}")
@@ -269,8 +276,8 @@ class Controller:
                 self.apply(ev.StartFailed(at=now, cause=outcome.cause))
             case Verb.HEAL, True:
                 if self.situation.state in _WATCHED:
-                    self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
-                    self._ask_look()
+                    self.health.clear()
+                    self._watch()
             case Verb.HEAL, False:
                 self.apply(ev.HealFailed(at=now, cause=outcome.cause))
             case Verb.STOP, True:
@@ -304,17 +311,21 @@ class Controller:
                 waited = self.desk.now() - self._look[1]
                 cause = f"the observer has not answered for {waited:.1f} s"
                 self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=Health.CANNOT_TELL))
-            if self.situation.state in _WATCHED:
+            else:
                 self._ask_look()
         elif self.situation.state is State.STUCK:
             self._survey()
         elif self.situation.state is State.FENCING:
             self._fence()
 
+    def _watch(self) -> None:
+        """Ask for news from now on, and for the whole picture now."""
+        self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
+        self._ask_look()
+
     def _ask_look(self) -> None:
         number = self.desk.number()
-        asked = self.desk.now() if self._look is None else self._look[1]
-        self._look = (number, asked)
+        self._look = (number, self.desk.now())
         self.desk.ports.executor.look(
             Look(id=number, package=self.name, term=self.situation.term, state=self.work.state)
         )

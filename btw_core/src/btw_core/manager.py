@@ -80,6 +80,8 @@ class Manager:
                 self.desk.journal.write("output", package=report.package, cause=report.text, resource=report.resource)
             case ExecutorLost():
                 self.desk.journal.write("executor_lost", cause=f"{report.what}: {report.cause}; starting another")
+                for controller in self.controllers.values():
+                    controller.observer_lost()
             case HaltAsked():
                 for controller in self._addressed(report.package):
                     controller.halt(report)
