@@ -15,10 +15,9 @@ from btw_core.toml import KeyPath, load, parse
 bare = st.text("abcAZ09_-", min_size=1, max_size=4)
 quoted = st.text("ab .#[]={},'é", max_size=4)
 keys = st.one_of(bare.map(lambda key: (key, key)), quoted.map(lambda key: (f'"{key}"', key)))
-scalars = st.sampled_from(
-    ["1", "-2.5e3", "true", "1979-05-27 07:32:00", "07:32:00", '"a # ] } \\" b"', "'c:\\ \"'", '""', "''"]
-    + ['"""\n[no]\nkey = 1 \\""" "" """""', "'''\n# no\n[[no]]''''", '""""""', '"""\\\\"""', "'''x\n= ''''' "]
-)
+single = ["1", "-2.5e3", "true", "1979-05-27 07:32:00", "07:32:00", '"a # ] } \\" b"', "'c:\\ \"'", '""', "''"]
+multiple = ['"""\n[no]\nkey = 1 \\""" "" """""', "'''\n# no\n[[no]]''''", '""""""', '"""\\\\"""', "'''x\n= ''''' "]
+scalars = st.sampled_from([*single, *multiple])
 
 
 class Writer:
@@ -107,11 +106,16 @@ def paths(value: Any, path: KeyPath = ()) -> set[KeyPath]:
     return {path, *(each for key, inside in inner for each in paths(inside, (*path, key)))}
 
 
-@given(st.data())
-def test_every_key_is_on_its_line(data: st.DataObject) -> None:
-    """For random documents the scan finds exactly the keys that tomllib finds, each on the line where it stands."""
-    writer = Writer(data.draw)
+@st.composite
+def written(draw: st.DrawFn) -> Writer:
+    writer = Writer(draw)
     writer.document()
+    return writer
+
+
+@given(written())
+def test_every_key_is_on_its_line(writer: Writer) -> None:
+    """For random documents the scan finds exactly the keys that tomllib finds, each on the line where it stands."""
     document = parse(writer.text, "f.toml")
     assert set(document.lines) | {()} == paths(document.data)
     assert document.lines == writer.lines
@@ -168,13 +172,13 @@ def test_nesting_without_end_is_an_error() -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, a directory, not UTF-8: each is a problem that names the file; only an optional one may be missing."""
-    for make, text in [
-        (lambda file: None, "does not exist"),
-        (lambda file: file.mkdir(), "cannot be read: Is a directory"),
-        (lambda file: file.write_bytes(b"a = 1\nb = '\xff'\n"), "byte 0xff is not UTF-8"),
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "latin").write_bytes(b"a = 1\nb = '\xff'\n")
+    for name, text in [
+        ("none", "none: does not exist"),
+        ("directory", "directory: cannot be read: Is a directory"),
+        ("latin", "latin:2: byte 0xff is not UTF-8"),
     ]:
-        file = tmp_path / text.replace(" ", "")
-        make(file)
-        with pytest.raises(ConfigError, match=f"^{file}.*: {text}"):
-            load(file)
+        with pytest.raises(ConfigError, match=text):
+            load(tmp_path / name)
     assert load(tmp_path / "none", optional=True).data == {}

@@ -48,7 +48,7 @@ class Reader:
                 example = each.example or f"({each.type})"
                 meaning = f" ({each.meaning})" if each.meaning else ""
                 self.problem(f"`{each.name}` is missing{meaning}", f"add {each.name} = {example}", *path, each.name)
-        known = [field.encode_name for field in msgspec.structs.fields(struct)]
+        known = [each.name for each in parameters(struct)]
         for key in table:
             if key not in known:
                 self.unknown(key, path, known, home)
