@@ -40,7 +40,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason = Reason.NONE  # of the last stop
     deadline: float | None = None  # of the start, stop or hold-off that runs
     healthy_at: float = 0.0  # last instant of health; the countdown runs from here
-    up_since: float | None = None
+    up_since: float | None = None  # healthy without a break
     failures: int = 0  # in a row, without `timeout` of health between them
 
 
@@ -139,17 +139,10 @@ ACTIONS: dict[str, Callable[[Situation, Event], Action]] = {
 _S = State
 
 
-def _verified(state: State) -> tuple[Row, ...]:
+def _stopping(state: State) -> tuple[Row, ...]:
     return (
         Row(state, ev.StopVerified, "halt wanted", _S.HALTED, ("release",), "verified down"),
         Row(state, ev.StopVerified, "off", _S.OFF, ("release",), "verified down; another node may start it"),
-        Row(state, ev.StopVerified, "", _S.FAILED, ("release",), "verified down"),
-    )
-
-
-def _stopping(state: State) -> tuple[Row, ...]:
-    return (
-        *_verified(state),
         Row(state, ev.StopFailed, "", _S.STUCK, ("cancel",), "stop failed; the lock is kept, nobody may start it"),
         Row(state, ev.StopOverdue, "", _S.STUCK, ("cancel",), "stop took too long; the lock is kept"),
         Row(state, ev.HardDeadline, "", _S.STUCK, ("cancel", "cut off"), "hard deadline without the lock"),
@@ -202,6 +195,7 @@ ROWS: tuple[Row, ...] = (
     *_up(_S.DEGRADED),
     *_stopping(_S.HALTING),
     *_stopping(_S.FAILING),
+    Row(_S.FAILING, ev.StopVerified, "", _S.FAILED, ("release",), "verified down"),
     Row(_S.STUCK, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "asked to stop once more"),
     Row(_S.STUCK, ev.LeaseLost, "", _S.STUCK, (), "lock lost while stuck"),
     Row(_S.STUCK, ev.HardDeadline, "", _S.STUCK, ("cut off",), "hard deadline without the lock"),
@@ -260,6 +254,8 @@ def _absorb(s: Situation, e: Event) -> Situation:
             new |= {"failures": 0} if calm else {}
         case ev.HealthSeen() if e.health is Health.CRITICAL and s.state in _WATCHED:
             new = {"off": e.cause or "critical"}
+        case ev.HealthSeen() if s.state in _WATCHED:
+            new = {"up_since": None}
         case ev.StartSucceeded():
             new = {"healthy_at": e.at, "up_since": e.at}
         case ev.HardDeadline():
@@ -286,6 +282,8 @@ def _settle(s: Situation, actions: tuple[Action, ...], next_state: State) -> Sit
                 new["deadline"] = action.deadline
             case ev.HoldOff():
                 new["deadline"] = action.until
+            case ev.Release():
+                new["held"] = False
     if next_state is _S.FAILED and s.state is not _S.FAILED:
         new |= {"failures": s.failures + 1, "deadline": None}
     return msgspec.structs.replace(s, **new)
@@ -339,5 +337,15 @@ def diagram() -> str:
     return "\n".join(lines)
 
 
+def markdown() -> str:
+    """What docs/states.md shows: the diagram, every row, and what is ignored."""
+    lines = ["```mermaid", diagram(), "```", ""]
+    lines += ["| state | event | when | next | do | why |", "|---|---|---|---|---|---|"]
+    lines += [f"| {r.state} | {r.event.__name__} | {r.when} | {r.next} | {', '.join(r.do)} | {r.why} |" for r in ROWS]
+    lines += ["", "| ignored | in | why |", "|---|---|---|"]
+    lines += [f"| {kind.__name__} | {', '.join(sorted(states))} | {why} |" for kind, (states, why) in IGNORED.items()]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(diagram())
+    print(markdown())
