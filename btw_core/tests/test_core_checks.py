@@ -182,7 +182,7 @@ def test_the_limits_depend_on_the_lock() -> None:
 
 @given(st.builds(Timing, pace=st.floats(0.1, 9), timeout=st.floats(10, 1e4), stop_timeout=st.floats(0.1, 1e4)))
 def test_the_time_line_has_every_number(timing: Timing) -> None:
-    """Whatever the times, the drawing has its four parts in a terminal's width, and the instants T, H, L and the start."""
+    """Whatever the times, the drawing has its four parts in a terminal's width, and all its instants."""
     bar, *rows = timeline(timing).splitlines()
     assert [part.strip(" -") for part in bar.strip().strip("|").split("|")] == ["T", "S", "g", "P + r"]
     assert len(bar) <= 80

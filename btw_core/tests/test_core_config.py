@@ -187,7 +187,8 @@ name = "x"
         "web.toml:4: pacee: unknown key `pacee`; did you mean `pace`?",
         "web.toml:5: path: `path` belongs below [[resource]]; move it there",
         "web.toml:6: lock: `lock` belongs in btw.toml; move it there",
-        'web.toml:7: nodes: found "a b", allowed: 1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit',
+        'web.toml:7: nodes: found "a b", '
+        "allowed: 1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit",
         "web.toml:8: start_timeout: found true, allowed: seconds "
         '(write a number, or text such as "500ms", "10s", "2m", "1h")',
         'web.toml:10: path: `path` is missing (where it is); add path = "/srv/pool"',
@@ -296,7 +297,7 @@ def test_a_missing_package_lists_what_there_is(node: Node) -> None:
 
 
 def test_what_lies_about_is_no_package(node: Node) -> None:
-    """Directories, dot files, backups of editors, README and files without run bit that nobody takes are passed over."""
+    """Directories, dot files, backups of editors, README, files without run bit are passed over."""
     node.package("web.toml", POOL)
     for name in ("web.toml~", ".web.toml.swp", "x.swp", ".hidden", "README", "README.md", "#web.toml#", "notes"):
         node.package(name, "junk", 0o755 if name != "notes" else 0o644)

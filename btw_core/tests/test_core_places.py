@@ -29,12 +29,12 @@ def test_root_has_the_system_places() -> None:
 
 def test_users_have_the_xdg_places() -> None:
     """Other users get the XDG base directories, their defaults, and ignore relative ones."""
-    env = {"HOME": "/home/u", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/run/user/7"}
+    env = {"HOME": "/h/u", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/run/user/7"}
     found = places(env=env, uid=7)
     assert (found.config, found.state, found.run) == (Path("/c/btw/btw.toml"), Path("/s/btw"), Path("/run/user/7/btw"))
-    found = places(env={"HOME": "/home/u", "XDG_CONFIG_HOME": "rel", "XDG_RUNTIME_DIR": ""}, uid=7)
-    assert found.packages == Path("/home/u/.config/btw/packages")
-    assert found.local_lock == Path("/home/u/.local/state/btw/local.db")
+    found = places(env={"HOME": "/h/u", "XDG_CONFIG_HOME": "rel", "XDG_RUNTIME_DIR": ""}, uid=7)
+    assert found.packages == Path("/h/u/.config/btw/packages")
+    assert found.local_lock == Path("/h/u/.local/state/btw/local.db")
     assert found.run == Path("/tmp/btw-7")
 
 

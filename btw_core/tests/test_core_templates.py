@@ -84,7 +84,7 @@ def test_what_only_a_person_knows_is_named_by_check(site: Site, tmp_path: Path) 
 
 
 def test_the_comments_are_the_defaults(site: Site) -> None:
-    """Every parameter is there; taking the # off those with a default changes nothing; storage comes before programs."""
+    """Every parameter is there; those commented out show their default; storage comes before programs."""
     text = run(new, "data", "-m", "web", "-m", "pool", "--stdout").stdout
     data = tomllib.loads(text)
     assert data == {
@@ -182,7 +182,7 @@ def test_types_in_words(annotation: Any, said: str) -> None:
 def test_units_and_examples() -> None:
     """The unit is seconds for lengths of time, or what the author says."""
 
-    class Odd(Resource, tag="odd"):
+    class Odd(Resource, frozen=True, tag="odd"):
         size: Annotated[int, Meta(extra={"unit": "MiB"})]
         wait: Annotated[Seconds, Meta(examples=["3s"])] | None = None
 
