@@ -179,19 +179,19 @@ def timeline(timing: Timing) -> str:
     grace = f"2 x {t.clock_error:g} x (T + S) + {t.slack:g}{watchdog}"
     rows = [
         (0.0, "the last renewal that was committed is sent; the node vanishes"),
-        (t.timeout, f"T = {t.timeout:g} s: there the lock counts as lost, everything is being stopped"),
+        (t.timeout, f"T = {t.timeout:g} s: there the lock counts as lost and everything is stopped"),
         (t.timeout + t.stop_timeout, f"S = {t.stop_timeout:g} s: there the hard deadline, what is left is killed"),
         (t.lease, f"g = {t.grace:g} s ({grace}): L = T + S + g, a stand-by may take the lock"),
         (
             t.worst_failover(),
-            f"P = {t.pace:g} s, r = {t.renewal_deadline:g} s: a stand-by has it at the latest, starts",
+            f"P + r = {t.pace:g} + {t.renewal_deadline:g} s: a stand-by has it at the latest and starts",
         ),
     ]
     return "\n".join([f"  |{bar}|", *(f"  {f'{at:.1f} s':>9}  {text}" for at, text in rows)])
 
 
 def limits(lock: str) -> list[str]:
-    """What this release does not guard against, in plain words, for the lock in use."""
+    """What this release guards against and what not, in plain words, for the lock in use."""
     if lock.startswith("local:"):
         return [
             "The embedded lock serves this computer only: nothing takes over when the computer itself fails.",

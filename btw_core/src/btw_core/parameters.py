@@ -50,7 +50,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 def parameters(struct: type[msgspec.Struct]) -> list[Parameter]:
     """What may be written for `struct`, what every resource has at the end."""
     found = []
-    for field in sorted(msgspec.structs.fields(struct), key=lambda each: each.name in Resource.__struct_fields__):
+    common = Resource.__struct_fields__ if issubclass(struct, Resource) else ()
+    for field in sorted(msgspec.structs.fields(struct), key=lambda each: each.name in common):
         meta = _meta(field.type)
         examples = next((m.examples for m in meta if m.examples), None)
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -1,4 +1,4 @@
-"""`btw check`: everything wrong at once, the time line of the worst failover, and what is not guarded against."""
+"""`btw check`: everything wrong at once, the time line of the worst failover, and what it is worth."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _text(report: Report) -> str:
     for timing, names in report.timings():
         blocks.append(f"Worst failover of {', '.join(names)}, when its node vanishes:\n{timeline(timing)}")
     if report.packages:
-        blocks.append("\n".join(["Not guarded against:", *(f"  - {line}" for line in limits(report.lock))]))
+        blocks.append("\n".join(["What this is worth:", *(f"  - {line}" for line in limits(report.lock))]))
     counts = [sum(each.severity == severity for each in report.problems) for severity in ("error", "warning")]
     blocks.append(
         f"{_count(len(report.packages), 'package')} read, {_count(counts[0], 'error')}, {_count(counts[1], 'warning')}."
@@ -89,5 +89,5 @@ def _json(report: Report) -> dict[str, Any]:
             }
             for timing, names in report.timings()
         ],
-        "not_guarded": limits(report.lock) if report.packages else [],
+        "limits": limits(report.lock) if report.packages else [],
     }
