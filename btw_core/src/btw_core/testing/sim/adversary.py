@@ -1,0 +1,152 @@
+"""What goes wrong, drawn from the seed: each seed takes some kinds of faults and mixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from ...ports import EnableAsked, HaltAsked, Operation
+from ...types import State, Status, Verb
+from . import disasters
+from .effects import Plan
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .world import World
+
+
+class Adversary:
+    """No faults at all: operations work, after a while; what ended is begun again."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.random: Random = world.random
+        self._open = 0
+
+    def plan(self, node: Node, operation: Operation) -> Plan:
+        """How an operation will go."""
+        return Plan(0.05 + 0.5 * self.random.random())
+
+    def begin(self) -> None:
+        """Arrange what is to go wrong."""
+
+    def rest(self) -> float:
+        """Seconds after which an ended manager is begun again."""
+        return self.random.uniform(0.1, 3)
+
+    # ---- a fault is at an instant, or lasts
+    def fault(self, text: str) -> None:
+        self.world.note(f"FAULT {text}")
+        if not self._open:
+            self.world.calm_since = self.world.scheduler.now
+
+    def lasting(self, text: str, seconds: float, over: Callable[[], None]) -> None:
+        """A fault from now on; `over` mends it."""
+        self.world.note(f"FAULT {text} for {seconds:.2f} s")
+        self._open += 1
+        self.world.calm_since = float("inf")
+
+        def close() -> None:
+            over()
+            self.world.note(f"over: {text}")
+            self._open -= 1
+            if not self._open:
+                self.world.calm_since = self.world.scheduler.now
+
+        self.world.scheduler.after(seconds, close)
+
+
+class Storm(Adversary):
+    """Faults until `quiet`, then everything is mended and a person tends to what only a person can."""
+
+    #: Seconds a person leaves something stuck before asking for another stop.
+    PATIENCE = 40.0
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        seconds = 60 * world.setting.minutes
+        self.quiet = 0.5 * seconds
+        self.calm = False
+        self.gap = self.random.uniform(3, 25)
+        kinds = list(disasters.KINDS)
+        self.kinds = self.random.sample(kinds, self.random.randint(2, 9))
+        self.bad = {verb: self.random.choice([0.0, 0.0, 0.1, 0.4]) for verb in (Verb.START, Verb.STOP, Verb.HEAL)}
+        self.stiff = self.random.choice([0.0, 0.0, 0.05, 0.3])
+        self._stuck: dict[tuple[str, str], float] = {}
+
+    def begin(self) -> None:
+        self.world.note(f"faults: {', '.join(self.kinds)}; bad {self.bad}, stiff {self.stiff}, gap {self.gap:.1f} s")
+        self._next()
+        self.world.scheduler.at(self.quiet, self._calm_down)
+
+    def rest(self) -> float:
+        if self.calm or self.random.random() < 0.5:
+            return super().rest()
+        return self.random.uniform(0.05, 60)
+
+    def plan(self, node: Node, operation: Operation) -> Plan:
+        random = self.random
+        spec = self.world.spec(operation.package)
+        limit = spec.timing.stop_timeout if operation.verb is Verb.STOP else spec.timing.start_timeout
+        seconds = random.uniform(0.02, 0.1) if random.random() < 0.5 else random.uniform(0.02, 0.25) * limit
+        if self.calm:
+            return Plan(seconds / len(spec.resources))
+        outcome = "ok"
+        if random.random() < self.bad[operation.verb]:
+            outcome = random.choice(["fail", "half", "hang", "late"])
+        stiff = random.uniform(0.1, 3 * limit) if random.random() < self.stiff else 0.0
+        if outcome != "ok" or stiff:
+            seconds = random.uniform(0.02, 2.0) * limit
+            self.fault(f"{operation.verb} of {operation.package}.{operation.resource} on {node.name}: {outcome}"
+                       f" after {seconds:.2f} s" + (f", cannot be killed for {stiff:.2f} s" if stiff else ""))
+        return Plan(seconds, outcome, stiff)
+
+    def _next(self) -> None:
+        self.world.scheduler.after(self.random.expovariate(1 / self.gap), self._strike)
+
+    def _strike(self) -> None:
+        if self.calm:
+            return
+        disasters.KINDS[self.random.choice(self.kinds)](self)
+        self._next()
+
+    def window(self) -> float:
+        """How long a lasting fault lasts: often about as long as the limits that it tries."""
+        spec = self.random.choice(self.world.specs)
+        t = spec.timing
+        around = self.random.choice([0.3, t.pace, t.timeout - t.pace, t.timeout, t.timeout + t.stop_timeout, t.lease])
+        seconds = around * self.random.uniform(0.3, 1.3)
+        return min(seconds, max(0.01, self.quiet - self.world.scheduler.now))
+
+    # ---- mending
+    def _calm_down(self) -> None:
+        self.calm = True
+        self.fault("the last one is over")
+        for node in self.world.nodes.values():
+            for part in node.parts.values():
+                part.mood = Status.UP
+        self._tend()
+
+    def _tend(self) -> None:
+        """What a person does once each few seconds: enable, ask again, start again."""
+        now = self.world.scheduler.now
+        for node in self.world.nodes.values():
+            life = node.life
+            if life is None or not life.alive:
+                continue
+            if any(c.left for c in life.manager.controllers.values()):
+                life.die("begun again by a person, with all its packages")
+                continue
+            for name, controller in life.manager.controllers.items():
+                state = controller.situation.state
+                if state is State.OFF:
+                    life.deliver(EnableAsked(package=name))
+                since = self._stuck.setdefault((life.nonce, name), now)
+                if state is not State.STUCK:
+                    self._stuck[life.nonce, name] = now
+                elif now - since > self.PATIENCE:
+                    self._stuck[life.nonce, name] = now
+                    self.fault(f"a person asks {life.nonce} to stop {name} again")
+                    life.deliver(HaltAsked(package=name, cause="tried again"))
+        self.world.scheduler.after(5, self._tend)

@@ -1,0 +1,248 @@
+"""The kinds of faults, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...lease import PACKAGES, PackageRecord, decode, encode, unlocked
+from ...ports import EnableAsked, HaltAsked
+from ...types import Status
+
+if TYPE_CHECKING:
+    from .adversary import Storm
+    from .node import Life, Node
+
+
+def _node(storm: Storm) -> Node:
+    return storm.random.choice(list(storm.world.nodes.values()))
+
+
+def _life(storm: Storm) -> Life | None:
+    """A living manager, rather one that holds a lock."""
+    lives = [n.life for n in storm.world.nodes.values() if n.life is not None and n.life.alive]
+    holders = [life for life in lives if any(c.claim.held for c in life.manager.controllers.values())]
+    if holders and storm.random.random() < 0.6:
+        return storm.random.choice(holders)
+    return storm.random.choice(lives) if lives else None
+
+
+def crash(storm: Storm) -> None:
+    if life := _life(storm):
+        storm.fault(f"manager {life.nonce} killed")
+        life.die("kill -9")
+
+
+def crash_at_call(storm: Storm) -> None:
+    if life := _life(storm):
+        life.dies_at_call = life.port_calls + storm.random.randint(1, 12)
+        storm.fault(f"manager {life.nonce} will be killed at its port call {life.dies_at_call}")
+
+
+def family(storm: Storm) -> None:
+    if life := _life(storm):
+        storm.fault(f"whole family {life.nonce} killed")
+        life.die("killed with its family", family=True)
+        if storm.random.random() < 0.3:
+            for part in life.node.parts.values():
+                part.up = ""
+
+
+def zygote(storm: Storm) -> None:
+    if life := _life(storm):
+        storm.fault(f"zygote of {life.nonce} killed")
+        life.lose_zygote()
+
+
+def reboot(storm: Storm) -> None:
+    computer = storm.random.choice(storm.world.computers)
+    storm.fault(f"{computer.machine} reboots")
+    computer.reboot()
+
+
+def freeze(storm: Storm) -> None:
+    life = _life(storm)
+    if life is None or life.frozen:
+        return
+    life.frozen = True
+    storm.lasting(f"{life.nonce} frozen", storm.window(), life.thaw)
+
+
+def cut(storm: Storm) -> None:
+    lines = [_node(storm).line]
+    what = "one node"
+    if storm.random.random() < 0.3:
+        lines, what = [n.line for n in storm.world.nodes.values()], "all nodes"
+    if any(line.troubled for line in lines):
+        return
+    late = storm.random.choice([0.0, 0.0, 0.3])
+    for line in lines:
+        line.cut, line.commits_late = True, late
+
+    def over() -> None:
+        for line in lines:
+            line.cut, line.commits_late = False, 0.0
+
+    storm.lasting(f"store unreachable for {what}, late commits {late}", storm.window(), over)
+
+
+def lossy(storm: Storm) -> None:
+    node, random = _node(storm), storm.random
+    line = node.line
+    if line.troubled:
+        return
+    line.loses_request, line.loses_answer = random.choice([0.0, 0.2, 0.6]), random.choice([0.1, 0.3, 0.9])
+    line.commits_late = random.choice([0.0, 0.5])
+    line.slow = random.choice([0.0, 0.2, 3.0])
+
+    def over() -> None:
+        line.loses_request = line.loses_answer = line.commits_late = line.slow = 0.0
+
+    text = f"line of {node.name} loses {line.loses_request} there, {line.loses_answer} back, slow {line.slow}"
+    storm.lasting(text, storm.window() * random.choice([1, 5]), over)
+
+
+def watch(storm: Storm) -> None:
+    line = _node(storm).line
+    line.watch_silent = storm.random.random() < 0.5
+    line.watch_repeats = 0.5
+
+    def over() -> None:
+        line.watch_silent, line.watch_repeats = False, 0.0
+
+    storm.lasting("watch silent or repeating", storm.window(), over)
+
+
+def disk_full(storm: Storm) -> None:
+    state = _node(storm).state
+    if state.full:
+        return
+    state.full = state.lost = True
+
+    def over() -> None:
+        state.full = False
+
+    storm.lasting("disk full", storm.window(), over)
+
+
+def memory_lost(storm: Storm) -> None:
+    node = _node(storm)
+    storm.fault(f"{node.name} loses its state directory")
+    if node.life is not None:
+        node.life.die("kill -9")
+    node.state.files.clear()
+    node.state.lost = True
+
+
+def observer(storm: Storm) -> None:
+    node = _node(storm)
+    if node.observer:
+        return
+    node.observer = storm.random.choice(["slow", "silent"])
+
+    def over() -> None:
+        node.observer = ""
+
+    storm.lasting(f"observer of {node.name} {node.observer}", storm.window(), over)
+
+
+def vanish(storm: Storm) -> None:
+    """A service dies."""
+    for node in storm.world.nodes.values():
+        for (package, resource), part in node.parts.items():
+            if part.up and part.stiff_until <= storm.world.scheduler.now and storm.random.random() < 0.4:
+                storm.fault(f"{package}.{resource} on {node.name} vanishes")
+                part.up = ""
+                if node.life is not None and node.life.alive:
+                    node.life.executor.vanished(package, resource)
+
+
+def stiffen(storm: Storm) -> None:
+    """A service cannot be killed or stopped for a while."""
+    for node in storm.world.nodes.values():
+        for (package, resource), part in node.parts.items():
+            if part.up and storm.random.random() < 0.5:
+                seconds = storm.window() * 2
+                part.stiff_until = storm.world.scheduler.now + seconds
+                storm.fault(f"{package}.{resource} on {node.name} in D state for {seconds:.2f} s")
+
+
+def mood(storm: Storm) -> None:
+    """Up, but not well."""
+    node = _node(storm)
+    for (package, resource), part in node.parts.items():
+        if part.up and part.mood == Status.UP and storm.random.random() < 0.5:
+            part.mood = storm.random.choice([Status.DEGRADED, Status.DEGRADED, Status.CRITICAL, ""])
+
+            def over(part=part) -> None:  # type: ignore[no-untyped-def]
+                part.mood = Status.UP
+
+            storm.lasting(f"{package}.{resource} on {node.name} says {part.mood or 'nothing'}", storm.window(), over)
+
+
+def halt(storm: Storm) -> None:
+    if life := _life(storm):
+        package = storm.random.choice(["", *(spec.name for spec in storm.world.specs)])
+        storm.fault(f"a person halts {package or 'all'} on {life.nonce}")
+        life.deliver(HaltAsked(package=package, cause="a person"))
+
+
+def enable(storm: Storm) -> None:
+    if life := _life(storm):
+        package = storm.random.choice(storm.world.specs).name
+        storm.fault(f"a person enables {package} on {life.nonce}")
+        life.deliver(EnableAsked(package=package, cause="a person"))
+
+
+def unlock(storm: Storm) -> None:
+    """A person says that it is down everywhere, and it is, and nobody is at it."""
+    for spec in storm.world.specs:
+        found = storm.world.store.records.get(PACKAGES + spec.name)
+        nodes = storm.world.nodes.values()
+        if found is None or not all(storm.world.judge.down(n, spec.name) for n in nodes):
+            continue
+        lives = [n.life for n in nodes if n.life is not None and n.life.alive]
+        if any(life.manager.controllers[spec.name].claim.held for life in lives):
+            continue
+        record = unlocked(decode(PackageRecord, found.key, found.value), "a person")
+        storm.fault(f"a person unlocks {spec.name}")
+        storm.world.store.put(found.key, encode(record), found.revision)
+
+
+def deletion(storm: Storm) -> None:
+    """The record of one package goes."""
+    key = PACKAGES + storm.random.choice(storm.world.specs).name
+    if key in storm.world.store.records:
+        storm.fault(f"{key} is deleted from the store")
+        storm.world.judge.forgotten()
+        storm.world.store.remove(key)
+
+
+def session_deletion(storm: Storm) -> None:
+    """A session record goes."""
+    keys = [key for key in storm.world.store.records if key.startswith("sessions/")]
+    if keys:
+        key = storm.random.choice(keys)
+        storm.fault(f"{key} is deleted from the store")
+        storm.world.store.remove(key)
+
+
+def restore(storm: Storm) -> None:
+    """The store is set back to what it was some seconds ago."""
+    snapshot = dict(storm.world.store.records)
+
+    def back() -> None:
+        storm.fault("the store is set back")
+        storm.world.judge.forgotten()
+        storm.world.store.restore(snapshot)
+
+    storm.world.scheduler.after(storm.window(), back)
+
+
+KINDS: dict[str, Callable[[Storm], None]] = {
+    function.__name__: function
+    for function in (
+        crash, crash_at_call, family, zygote, reboot, freeze, cut, lossy, watch, disk_full, memory_lost, observer,
+        vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
+    )
+}  # fmt: skip

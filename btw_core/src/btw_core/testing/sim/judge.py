@@ -1,0 +1,220 @@
+"""The promises, checked against the truth at every commit, effect and belief.
+
+Excused, because the rules cannot promise it: when the store's records of a package are taken away or set back, nobody
+can know of an effect whose manager does not live and believe (nothing writes the record again and no debt is left);
+`excused` holds the nodes with such an effect until they are down or write the record again. Likewise a node whose
+memory was lost cannot say that it is down, and keeps others in `fencing`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ... import lease
+from ...lease import PackageRecord, decode
+from ...ports import Operation
+from ...store import Record
+from ...types import Verb
+from .effects import BEGINNING, CHANGING
+from .store import Sent
+
+if TYPE_CHECKING:
+    from .node import Life, Node
+    from .world import World
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+class Begun(NamedTuple):
+    """The newest effect on a resource."""
+
+    term: int
+    node: str
+
+
+class Judge:
+    """Raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.gentle = False  # nothing may be stopped or taken over
+        self.excused: dict[str, set[str]] = {}
+        self.starts = 0
+        self.stops = 0
+        self.takeovers = 0
+        self.adoptions = 0
+        self._begun: dict[tuple[str, str], Begun] = {}
+
+    def fail(self, text: str) -> None:
+        raise Violation(text)
+
+    # ---- effects
+    def asked(self, life: Life, operation: Operation) -> None:
+        """An operation was asked for."""
+        if operation.verb not in CHANGING:
+            return
+        since = life.adopted.get(operation.package)
+        if since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
+            self.fail(f"{life.nonce} adopted {operation.package}, which was up, and asks for {operation.verb}")
+        if operation.verb is Verb.STOP:
+            self.stops += 1
+            if self.gentle:
+                self.fail(f"needless stop of {operation.package} by {life.nonce}")
+        saved = life.saved(operation.package)
+        if operation.verb is Verb.START and not (
+            saved is not None and saved.may_be_up and any(operation.id.startswith(p + ".") for p in saved.pending)
+        ):
+            self.fail(f"start {operation.id} was asked for before its intent was durable: {saved}")
+
+    def begins(self, life: Life, operation: Operation) -> None:
+        """An effect begins now."""
+        self.starts += 1
+        key = operation.package, operation.resource
+        for run in life.node.running.values():
+            other = run.operation
+            if other.id != operation.id and (other.package, other.resource) == key and run.begun:
+                self.fail(f"{operation.verb} {operation.id} begins while {other.verb} {other.id} still runs")
+        last = self._begun.get(key)
+        if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != life.node.name)):
+            self.fail(f"effect of term {operation.term} on {life.node.name} after one of term {last.term} on {last.node}")
+        self._begun[key] = Begun(operation.term, life.node.name)
+        limit = self._sent(life, operation.package) + self.world.spec(operation.package).timing.timeout
+        if life.clock.now() >= limit:
+            self.fail(f"{operation.verb} of {operation.package} begins {life.clock.now() - limit:.3f} s after sent + T")
+
+    def possible(self, node: Node, package: str, resource: str) -> None:
+        """An effect became possible on the node: on no other may there be one."""
+        for other in self.world.nodes.values():
+            if other is node or not other.active(package, resource):
+                continue
+            if not (self._excused(other, package) or self._excused(node, package)):
+                self.fail(f"TWO: {package}.{resource} is possible on {node.name} and {other.name}")
+
+    def _excused(self, node: Node, package: str) -> bool:
+        return node.name in self.excused.get(package, ()) and not self._believes(node.life, package)
+
+    def down(self, node: Node, package: str) -> bool:
+        """Truly: nothing up, and no start, stop or heal alive."""
+        spec = self.world.spec(package)
+        return not any(node.active(package, r.name) for r in spec.resources) and not any(
+            run.operation.package == package and run.operation.verb in CHANGING for run in node.running.values()
+        )
+
+    # ---- belief
+    def _sent(self, life: Life, package: str) -> float:
+        """The newest committed sign of life that may count."""
+        acquired = life.acquired.get(package, float("-inf"))
+        return max(acquired, life.session_sent if life.session_sent is not None else float("-inf"))
+
+    def _believes(self, life: Life | None, package: str) -> bool:
+        return life is not None and life.alive and life.manager.controllers[package].claim.believes()
+
+    def believing(self, life: Life) -> None:
+        """After each step of a manager."""
+        if not life.alive:
+            return
+        for name, controller in life.manager.controllers.items():
+            claim = controller.claim
+            known = life.belief.get(name)
+            if not claim.held:
+                if known is not None and not known[2]:
+                    life.belief[name] = (known[0], known[1], True)
+                continue
+            if known is not None and known[:2] == (claim.term, claim.sent) and not known[2]:
+                continue
+            if known is not None and known[0] == claim.term:
+                if known[2]:
+                    self.fail(f"{life.nonce} believes again in the lost term {claim.term} of {name}")
+                if life.clock.now() >= known[1] + claim.timing.timeout + 1e-9:
+                    self.fail(f"{life.nonce} prolonged term {claim.term} of {name} after it had run out")
+            if claim.sent > self._sent(life, name) + 1e-9:
+                self.fail(f"{life.nonce} believes in {name} from {claim.sent:.3f}, but sent {self._sent(life, name):.3f}")
+            life.belief[name] = (claim.term, claim.sent, False)
+            if not claim.believes():
+                continue
+            for other in self.world.nodes.values():
+                if other.life is not life and self._believes(other.life, name):
+                    self.fail(f"two hold the lock of {name}: {life.nonce} and {other.life and other.life.nonce}")
+
+    # ---- the store
+    def committed(self, key: str, before: Record | None, after: Record | None, sent: Sent | None) -> None:
+        """A record changed; `sent` None: by a person or a disaster."""
+        if key.startswith(lease.SESSIONS) and sent is not None:
+            life = sent.life
+            life.session_sent = max(sent.local, life.session_sent or sent.local)
+        if not key.startswith(lease.PACKAGES) or sent is None:
+            return
+        assert after is not None
+        name = key.removeprefix(lease.PACKAGES)
+        new = decode(PackageRecord, key, after.value)
+        old = decode(PackageRecord, key, before.value) if before else PackageRecord(term=0, lease=0.0)
+        life = sent.life
+        if new.holder is not None and new.holder.nonce == life.nonce:
+            if new.term != old.term or old.holder is None or old.holder.nonce != life.nonce:
+                life.acquired[name] = max(sent.local, life.acquired.get(name, sent.local))
+            self.excused.get(name, set()).discard(life.node.name)
+        if new.released and not old.released and new.holder is not None:
+            self.world.note(f"STORE: {name} released by {new.holder.nonce}, term {new.term}")
+        elif old.holder is not None and new.holder is not None and old.holder.nonce != new.holder.nonce:
+            self.world.note(f"STORE: {name} from {old.holder.nonce} to {new.holder.nonce}, term {new.term}")
+            if not old.released:
+                self._not_before_h(name, old.holder.nonce, life)
+        self._debts(name, old, new, life)
+
+    def _not_before_h(self, name: str, former: str, taker: Life) -> None:
+        """Whoever did not release is left alone until H."""
+        world = self.world
+        life = world.lives[former]
+        if life.boot != life.node.computer.boot or life.node is taker.node:
+            return
+        self.takeovers += 1
+        timing = world.spec(name).timing
+        believed = life.belief.get(name)
+        sent = max(life.acquired.get(name, float("-inf")), believed[1] if believed else float("-inf"))
+        hard = life.clock.true(timing.hard_at(sent))
+        if world.scheduler.now < hard - 1e-6:
+            self.fail(f"{taker.nonce} took {name} from {former} {hard - world.scheduler.now:.3f} s before its H")
+
+    def _debts(self, name: str, old: PackageRecord, new: PackageRecord, writer: Life) -> None:
+        """Who may have it up leaves the record only when truly down, or for its adopter."""
+        def owed(record: PackageRecord) -> list[str]:
+            holder = [record.holder.nonce] if record.holder and not record.released else []
+            return [*(d.nonce for d in record.unfenced), *holder]
+
+        still = owed(new)
+        for nonce in owed(old):
+            if nonce in still:
+                continue
+            life = self.world.lives[nonce]
+            node = life.node
+            if life.boot != node.computer.boot or (self.down(node, name) and not self._believes(life, name)):
+                continue
+            if new.term == old.term and new.holder is not None and new.holder.nonce == writer.nonce and node is writer.node:
+                saved = writer.saved(name)
+                if not life.alive and saved is not None and saved.incarnation.nonce == nonce:
+                    self._adopts(writer, name)
+                    continue
+                self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")
+            if node.life is life and node.name == writer.node.name and self._taken_again(old, new, writer, name):
+                continue
+            self.fail(f"{nonce} left the record of {name} though {node.name} has it up: {node.alive(name)} ({new.cause})")
+
+    def _taken_again(self, old: PackageRecord, new: PackageRecord, writer: Life, name: str) -> bool:
+        return False
+
+    def _adopts(self, life: Life, name: str) -> None:
+        self.adoptions += 1
+        spec = self.world.spec(name)
+        parts = [life.node.part(name, r.name) for r in spec.resources]
+        healthy = all(p.up and p.mood == "up" and not p.remnants for p in parts)
+        pending = any(r.operation.package == name and r.operation.verb in CHANGING for r in life.node.running.values())
+        if healthy and not pending and not life.manager.controllers[name].situation.off:
+            life.adopted[name] = self.world.scheduler.now
+
+    def forgotten(self) -> None:
+        """Records were taken away or set back: who can still be known?"""
+        for spec in self.world.specs:
+            nodes = {n.name for n in self.world.nodes.values() if not self.down(n, spec.name)}
+            self.excused.setdefault(spec.name, set()).update(nodes)

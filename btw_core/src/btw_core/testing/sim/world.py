@@ -1,0 +1,162 @@
+"""One simulated cluster, from one seed, and its run to a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable
+from random import Random
+
+import msgspec
+
+from ... import lease
+from ...lease import ClusterRecord, encode
+from ...timing import Timing
+from ...types import PackageSpec, ResourceSpec
+from .adversary import Adversary
+from .clock import LocalClock, Scheduler
+from .judge import Judge, Violation
+from .node import Computer, Life, Node
+from .store import SimStore
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What is simulated. Everything else comes from the seed."""
+
+    nodes: int = 3
+    minutes: float = 10.0
+    computers: int = 0  # 0: the seed decides between one for all and one each
+    specs: tuple[PackageSpec, ...] = ()  # empty: from the seed
+    adversary: Callable[[World], Adversary] = Adversary
+    exact_clocks: bool = False
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. `problem` "" = every promise was kept."""
+
+    seed: int
+    problem: str
+    digest: str  # of the whole trace
+    events: int
+    starts: int
+    stops: int
+    takeovers: int
+    adoptions: int
+    trace: tuple[str, ...] = ()
+
+
+class World:
+    """All that there is; `run` plays it."""
+
+    def __init__(self, seed: int, setting: Setting, *, keep_trace: bool = False) -> None:
+        self.seed, self.setting = seed, setting
+        self.random = Random(seed)
+        self.scheduler = Scheduler()
+        self.trace: list[str] = []
+        self._keep = keep_trace
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.notes = 0
+        self.calm_since = 0.0  # the last fault ended then; infinite while one lasts
+        self.lives: dict[str, Life] = {}
+        self.specs = setting.specs or _packages(self.random)
+        self._specs = {spec.name: spec for spec in self.specs}
+        self.judge = Judge(self)
+        self.store = SimStore(self.judge.committed)
+        self.nodes: dict[str, Node] = {}
+        self.computers: list[Computer] = []
+        count = setting.computers or self.random.choice([1, setting.nodes])
+        for n in range(count):
+            rate = 1.0 if setting.exact_clocks else 1 + self.random.uniform(-0.01, 0.01)
+            clock = LocalClock(self.scheduler, rate, 0.0 if setting.exact_clocks else self.random.uniform(0, 1e5))
+            self.computers.append(Computer(self, f"machine{n + 1}", clock))
+        for n in range(setting.nodes):
+            name = f"node{n + 1}"
+            self.nodes[name] = Node(self, name, self.computers[n % count])
+        self.creates = count == 1
+        self.adversary = setting.adversary(self)
+
+    def spec(self, package: str) -> PackageSpec:
+        return self._specs[package]
+
+    def note(self, text: str) -> None:
+        """One line of the trace."""
+        line = f"{self.scheduler.now:10.4f}  {text}"
+        self.notes += 1
+        self._hash.update(line.encode())
+        if self._keep:
+            self.trace.append(line)
+
+    def run(self) -> Verdict:
+        """Never raises: a promise broken, or any exception of the manager, is the problem."""
+        problem = ""
+        try:
+            self._begin()
+            self.scheduler.run(60 * self.setting.minutes)
+            self.finally_()
+        except Violation as violation:
+            problem = f"at {self.scheduler.now:.3f} s: {violation}"
+        except Exception:  # noqa: BLE001 - whatever the manager raises is a finding
+            problem = f"at {self.scheduler.now:.3f} s: {traceback.format_exc()}"
+        if problem:
+            self.note(problem)
+        return Verdict(
+            seed=self.seed,
+            problem=problem,
+            digest=self._hash.hexdigest(),
+            events=self.notes,
+            starts=self.judge.starts,
+            stops=self.judge.stops,
+            takeovers=self.judge.takeovers,
+            adoptions=self.judge.adoptions,
+            trace=tuple(self.trace),
+        )
+
+    def _begin(self) -> None:
+        for spec in self.specs:
+            self.note(f"{spec.name}: {len(spec.resources)} resources, {spec.timing}")
+        if not self.creates:
+            self.store.put(lease.CLUSTER_KEY, encode(ClusterRecord(id="sim", name="sim")), None)
+            for spec in self.specs:
+                self.store.put(lease.PACKAGES + spec.name, encode(lease.first(spec.timing.lease, "init")), None)
+        for node in self.nodes.values():
+            self.scheduler.after(3 * self.random.random(), node.begin)
+        self.adversary.begin()
+
+    def finally_(self) -> None:
+        """Always one: after the last fault it runs somewhere."""
+        for spec in self.specs:
+            up = [
+                n.name
+                for n in self.nodes.values()
+                if all((part := n.parts.get((spec.name, r.name))) is not None and part.up for r in spec.resources)
+            ]
+            if not up:
+                states = {
+                    n.name: str(n.life.manager.controllers[spec.name].situation.state) if n.life else "no manager"
+                    for n in self.nodes.values()
+                }
+                raise Violation(f"{spec.name} runs nowhere: {states}")
+
+
+def _packages(random: Random) -> tuple[PackageSpec, ...]:
+    return tuple(_package(random, f"p{n + 1}") for n in range(random.randint(1, 2)))
+
+
+def _package(random: Random, name: str) -> PackageSpec:
+    pace = random.uniform(1, 4)
+    timing = Timing(
+        pace=round(pace, 2),
+        timeout=round(pace * random.uniform(1.5, 5), 2),
+        start_timeout=round(random.uniform(2, 12), 2),
+        stop_timeout=round(random.uniform(1, 12), 2),
+    )
+    resources = tuple(
+        ResourceSpec(
+            name=f"r{n + 1}",
+            type="sim",
+            heals=random.random() < 0.3,
+            stop_timeout=round(random.uniform(1, 6), 2) if random.random() < 0.3 else None,
+        )
+        for n in range(random.randint(1, 3))
+    )
+    return PackageSpec(name=name, timing=timing, resources=resources)
