@@ -7,9 +7,10 @@ in the record already allows for clocks that run apart (timing.Timing.grace).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from .types import Incarnation
 
@@ -37,8 +38,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who holds a package. Never deleted; free is said with `released`."""
 
-    term: int
-    lease: float  # L in seconds: what a stand-by has to wait
+    term: Annotated[int, Meta(ge=0)]
+    lease: Annotated[float, Meta(gt=0)]  # L in seconds: what a stand-by has to wait
     holder: Incarnation | None = None
     released: bool = False
     unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
@@ -61,7 +62,7 @@ def decode(kind: type[R], key: str, value: bytes) -> R:
     """The record of that kind. Raises DamagedRecord."""
     try:
         return msgspec.json.decode(value, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the two others come from msgspec too
         raise DamagedRecord(f"record {key} in the store cannot be read: {error}") from error
 
 

@@ -6,6 +6,8 @@ g grace, L lease. `sent` is the local instant before the committed renewal was s
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 #: One renewal retry after a failed one comes at most this many seconds later.
@@ -64,12 +66,13 @@ def violations(timing: Timing) -> list[str]:
     t = timing
     found = []
     for key in ("pace", "timeout", "start_timeout", "stop_timeout"):
-        if getattr(t, key) <= 0:
-            found.append(f"{key} = {getattr(t, key):g} s: must be greater than 0")
+        if not 0 < getattr(t, key) < inf:
+            found.append(f"{key} = {getattr(t, key):g} s: must be greater than 0, and finite")
     if not 0 <= t.clock_error < 0.5:
         found.append(f"clock_error = {t.clock_error:g}: must be at least 0 and below 0.5 (0.01 is 1 %)")
-    if t.slack < 0 or t.watchdog < 0:
-        found.append("scheduling_slack and watchdog must not be negative")
+    for name, value in (("scheduling_slack", t.slack), ("watchdog", t.watchdog)):
+        if not 0 <= value < inf:
+            found.append(f"{name} = {value:g} s: must be at least 0, and finite")
     if found:
         return found
     if t.timeout <= t.pace:

@@ -1,0 +1,364 @@
+"""The rules of the lease: who may take a package when, what becomes of debts, and records as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from btw_core import lease
+from btw_core.lease import (
+    ClusterRecord,
+    DamagedRecord,
+    Judgement,
+    PackageRecord,
+    SessionRecord,
+    Sighting,
+    View,
+    decode,
+    encode,
+    judge,
+    session_key,
+)
+from btw_core.types import Incarnation
+
+L = 60.0
+
+
+def life(node: str = "a", number: int = 1, boot: str = "b1", machine: str = "", slot: str = "web") -> Incarnation:
+    return Incarnation(node=node, machine=machine or f"m-{node}", boot=boot, nonce=f"{node}{number}{boot}", slot=slot)
+
+
+A, B, ME = life("a"), life("b"), life("me")
+LIVES = st.builds(
+    life, st.sampled_from(["a", "b", "me"]), st.integers(1, 3), st.sampled_from(["b1", "b2"]), slot=st.just("web")
+)
+TEXT = st.text(max_size=10)
+INCARNATIONS = st.builds(
+    Incarnation, node=TEXT, machine=TEXT, boot=TEXT, nonce=TEXT, slot=TEXT, pid=st.integers(0, 2**22), cgroup=TEXT
+)
+RECORDS = st.builds(
+    PackageRecord,
+    term=st.integers(0, 2**62),
+    lease=st.floats(0.1, 1e6),
+    holder=st.none() | LIVES,
+    released=st.booleans(),
+    unfenced=st.lists(LIVES, max_size=4, unique_by=lambda i: i.nonce).map(tuple),
+    off=st.dictionaries(st.sampled_from(["a", "b", "me"]), TEXT.filter(bool)),
+    cause=TEXT,
+)
+SESSIONS = st.builds(
+    SessionRecord, incarnation=st.sampled_from([A, life("a", 2)]), seq=st.integers(0, 2), ended=st.booleans()
+)
+
+
+def view(
+    record: PackageRecord | None,
+    *sessions: SessionRecord,
+    at: float = 100.0,
+    took: float = 0.0,
+    revision: int = 5,
+    others: dict[str, tuple[int, PackageRecord]] | None = None,
+) -> View:
+    packages = {**(others or {}), **({"web": (revision, record)} if record is not None else {})}
+    living = {session_key(s.incarnation): (9, s) for s in sessions}
+    return View(sent=at, received=at + took, packages=packages, sessions=living)
+
+
+def held(by: Incarnation = A, term: int = 3, **more: Any) -> PackageRecord:
+    return PackageRecord(term=term, lease=more.pop("lease", L), holder=by, **more)
+
+
+def alive(who: Incarnation = A, seq: int = 1) -> SessionRecord:
+    return SessionRecord(incarnation=who, seq=seq)
+
+
+def judged(seen: View, sighting: Sighting | None = None, **more: Any) -> Judgement:
+    return judge(seen, "web", ME, sighting, floor=more.pop("floor", 0), lease=more.pop("lease", L), **more)
+
+
+# ---- waiting
+READINGS = st.lists(
+    st.tuples(
+        st.sampled_from([4.0, 10.0, 30.0, 59.0]),  # since the answer before
+        st.sampled_from([0.0, 0.5, 8.0]),  # how long the answer took
+        st.none() | SESSIONS,
+        st.sampled_from([5, 5, 5, 6]),  # revision
+    ),
+    max_size=12,
+)
+
+
+@given(READINGS)
+def test_nothing_is_taken_before_a_whole_lease_of_silence(readings: list[tuple[float, float, Any, int]]) -> None:
+    """The package is taken exactly by a reading that was *sent* a whole L or more after the unchanged sign was first
+    *received*. A change of the record's revision, of seq, of ended, or of the slot's owner starts anew; once the slot
+    is another's, nothing that this other one does matters."""
+    sighting, sign, since, now = None, None, 0.0, 0.0
+    for gap, took, session, revision in readings:
+        now += gap
+        seen = view(held(), *([session] if session else []), at=now, took=took, revision=revision)
+        now += took
+        own = session is not None and session.incarnation == A
+        current = (revision, (session.seq, session.ended) if own else "replaced" if session else "absent")
+        if own and session.ended:
+            current = (revision, "ended")  # nothing follows the goodbye
+        if current != sign:
+            sign, since = current, now
+        found = judged(seen, sighting)
+        sighting = found.sighting
+        assert sighting.since == since
+        assert (found.take is not None) == (seen.sent >= since + L)
+        if found.take is not None:
+            assert found.expected == revision
+
+
+@given(RECORDS, st.integers(0, 5), st.floats(0.1, 200), st.floats(0.1, 200))
+def test_the_wait_is_never_too_short(record: PackageRecord, floor: int, own: float, other: float) -> None:
+    """At first sight a record is taken only if it is released or held by nobody, by this node's own manager or by a
+    former boot of this computer, and not below what was seen here. What waits, waits L of the record; below the floor
+    the longest L that anybody may be relying on."""
+    seen = view(record, others={"db": (6, held(B, lease=other))})
+    found = judged(seen, floor=floor, lease=own)
+    holder = record.holder
+    ours = holder is not None and holder.node == "me" and (holder.nonce == ME.nonce or holder.boot != ME.boot)
+    free = record.released or holder is None or ours
+    assert (found.take is not None) == (free and record.term >= floor)
+    if found.take is None:
+        assert found.wait == (record.lease if record.term >= floor else max(own, other, record.lease))
+        later = judged(msgspec.structs.replace(seen, sent=100 + found.wait), found.sighting, floor=floor, lease=own)
+        assert later.take is not None and later.expected == 5
+
+
+@given(st.none() | RECORDS, st.integers(0, 2**62), st.floats(0.1, 1e5), LIVES)
+def test_a_new_term_is_higher_than_all_seen(
+    record: PackageRecord | None, floor: int, own: float, predecessor: Incarnation
+) -> None:
+    """What is taken has a term above the record's and the floor and carries our own L; only adoption keeps the term."""
+    first = judged(view(record), floor=floor, lease=own, predecessor=predecessor)
+    found = judged(view(record, at=1e9), first.sighting, floor=floor, lease=own, predecessor=predecessor)
+    assert found.take is not None
+    assert found.take.holder == ME and not found.take.released
+    term = record.term if record else 0
+    if found.adopted:
+        assert found.take.term == term >= floor
+        assert record is not None and found.take.lease == max(own, record.lease)
+    else:
+        assert found.take.term == max(term, floor) + 1
+        assert found.take.lease == own
+
+
+@pytest.mark.parametrize("change", ["revision", "seq", "incarnation", "absent", "ended", "floor"])
+def test_any_change_starts_anew(change: str) -> None:
+    """A holder silent for nearly L and then seen to move has a whole L again."""
+    first = judged(view(held(), alive()))
+    late = {"at": 159.0, "revision": 6 if change == "revision" else 5}
+    session = {
+        "seq": [alive(seq=2)],
+        "incarnation": [alive(life("a", 2))],
+        "absent": [],
+        "ended": [SessionRecord(incarnation=A, seq=1, ended=True)],
+    }.get(change, [alive()])
+    floor = 4 if change == "floor" else 0
+    moved = judged(view(held(), *session, **late), first.sighting, floor=floor)  # type: ignore[arg-type]
+    assert moved.sighting.since == 159
+    assert judged(view(held(), *session, **(late | {"at": 218.9})), moved.sighting, floor=floor).take is None  # type: ignore[arg-type]
+    assert judged(view(held(), *session, **(late | {"at": 219.0})), moved.sighting, floor=floor).take is not None  # type: ignore[arg-type]
+
+
+def test_transit_counts_for_the_holder() -> None:
+    """L runs from the *receipt* of the first reading to the *sending* of the last one."""
+    first = judged(view(held(), alive(), at=100, took=7))
+    assert judged(view(held(), alive(), at=166.9, took=30), first.sighting).take is None
+    assert judged(view(held(), alive(), at=167.0), first.sighting).take is not None
+
+
+def test_absent_record_waits_the_longest_lease() -> None:
+    """A record that is gone from a cluster that exists is no "free": L of whoever is most patient, then any term."""
+    others = {"db": (3, held(B, lease=500.0))}
+    first = judged(view(None, others=others), floor=7)
+    assert first.take is None and first.wait == 500
+    assert judged(view(None, others=others, at=599.9), first.sighting, floor=7).take is None
+    late = judged(view(None, others=others, at=600.0), first.sighting, floor=7)
+    assert late.take is not None and late.take.term == 8 and late.expected is None
+
+
+def test_record_below_the_floor_waits_even_if_released() -> None:
+    """A store that was set back says nothing of the later term's holder; the holder that it names is owed."""
+    for record in (held(term=3, released=True), held(ME, term=3), held(life("me", boot="b2"), term=3)):
+        assert judged(view(record), floor=4).take is None
+    first = judged(view(held(term=3)), floor=9)
+    late = judged(view(held(term=3), at=160.0), first.sighting, floor=9)
+    assert late.take is not None and late.take.term == 10 and late.take.unfenced == (A,)
+
+
+# ---- free at once
+@pytest.mark.parametrize(
+    "record",
+    [
+        held(released=True),
+        PackageRecord(term=0, lease=L),
+        lease.first(L, "new"),
+        held(ME),
+        held(life("me", boot="b2")),
+    ],
+    ids=["released", "never held", "first", "own", "rebooted"],
+)
+def test_free_is_taken_at_once(record: PackageRecord) -> None:
+    """Released, never held, our own or held before this computer's reboot: no wait, and no new debt."""
+    found = judged(view(record, alive()))
+    assert found.take is not None and found.take.unfenced == () and not found.adopted
+
+
+def test_reboot_is_told_by_machine_and_boot_alone() -> None:
+    """Another computer with another boot is not gone; nor is another node on this computer in this boot."""
+    assert judged(view(held(life("a", boot="b9")))).take is None
+    assert judged(view(held(life("x", machine="m-me")))).take is None
+    assert judged(view(held(life("x", machine="m-me", boot="b9")))).take is not None
+
+
+def test_rebooted_is_proved_by_a_living_session() -> None:
+    """A session of the same computer in another boot proves that the former holder is gone."""
+    assert lease.rebooted(view(None, alive(life("a", 2, "b2"))), A)
+    assert not lease.rebooted(view(None, alive(life("a", 2, "b1"))), A)
+    assert not lease.rebooted(view(None, alive(life("b", 2, "b2"))), A)
+
+
+# ---- adoption
+@given(st.lists(LIVES, max_size=3).map(tuple), LIVES)
+def test_only_the_predecessor_is_adopted(debts: tuple[Incarnation, ...], holder: Incarnation) -> None:
+    """Adoption needs the record to name exactly the nonce that this node remembers; same term, same debts, at once."""
+    assume(holder.nonce != ME.nonce)
+    predecessor = life("me", 2)
+    found = judged(view(held(holder, unfenced=debts)), predecessor=predecessor)
+    assert found.adopted == (holder.nonce == predecessor.nonce)
+    if found.adopted:
+        assert found.take is not None
+        assert (found.take.term, found.take.holder, found.take.unfenced) == (3, ME, debts)
+
+
+def test_no_memory_no_adoption() -> None:
+    """A former life of this node, this computer and this boot is waited for like anybody if it is not remembered."""
+    assert judged(view(held(life("me", 2)))).take is None
+
+
+# ---- debts
+@given(RECORDS, st.integers(0, 9))
+def test_debts_are_kept(record: PackageRecord, floor: int) -> None:
+    """Taking keeps every debt and adds the holder who did not release; it drops what rebooted and never names us."""
+    first = judged(view(record), floor=floor)
+    found = judged(view(record, at=1e9), first.sighting, floor=floor).take
+    assert found is not None
+    owed = list(record.unfenced)
+    if record.holder is not None and not record.released:
+        owed.append(record.holder)
+    expected = {i.nonce for i in owed if i.nonce != ME.nonce and not (i.machine == ME.machine and i.boot != ME.boot)}
+    assert {i.nonce for i in found.unfenced} == expected
+    assert len(found.unfenced) == len(expected)
+    assert found.off == record.off
+
+
+# ---- edits
+@given(RECORDS, TEXT, TEXT)
+def test_released(record: PackageRecord, off: str, cause: str) -> None:
+    """Only a record that we hold is given back, once; debts and term stay; `off` is added for us alone."""
+    given_back = lease.released(record, ME, off, cause)
+    assert lease.released(given_back, ME, off, cause) is given_back
+    if record.released or record.holder != ME:
+        assert given_back is record
+    else:
+        switched = {**record.off, "me": off} if off else record.off
+        assert given_back == msgspec.structs.replace(record, released=True, off=switched, cause=cause)
+
+
+@example(held(ME), "disk", "critical")
+@given(RECORDS.map(lambda record: msgspec.structs.replace(record, holder=ME, released=False)), TEXT, TEXT)
+def test_released_is_free_for_others(record: PackageRecord, off: str, cause: str) -> None:
+    """After our release another node takes at once and owes nothing for us."""
+    found = judge(view(lease.released(record, ME, off, cause)), "web", B, None, floor=0, lease=L)
+    assert found.take is not None
+    assert ME not in set(found.take.unfenced) - set(record.unfenced)
+
+
+@given(RECORDS, st.sets(LIVES.map(lambda i: i.nonce)))
+def test_settled(record: PackageRecord, nonces: set[str]) -> None:
+    """Exactly these debts leave, the others stay in their order; nothing else changes."""
+    after = lease.settled(record, nonces)
+    assert lease.settled(after, nonces) is after
+    left = tuple(i for i in record.unfenced if i.nonce not in nonces)
+    assert after == msgspec.structs.replace(record, unfenced=left)
+
+
+@given(RECORDS, st.sampled_from(["a", "b", "me"]))
+def test_switched_on(record: PackageRecord, node: str) -> None:
+    """Exactly this node takes part again."""
+    after = lease.switched_on(record, node)
+    assert lease.switched_on(after, node) is after
+    assert after == msgspec.structs.replace(record, off={n: why for n, why in record.off.items() if n != node})
+
+
+@given(RECORDS, TEXT)
+def test_unlocked(record: PackageRecord, cause: str) -> None:
+    """Free, nothing owed; the term and who is off stay."""
+    after = lease.unlocked(record, cause)
+    assert lease.unlocked(after, cause) == after
+    assert after == msgspec.structs.replace(record, released=True, unfenced=(), cause=cause)
+
+
+# ---- bytes
+CLUSTERS = st.builds(ClusterRecord, id=TEXT, name=TEXT, by=st.none() | INCARNATIONS)
+ANY_SESSION = st.builds(SessionRecord, incarnation=INCARNATIONS, seq=st.integers(0, 2**62), ended=st.booleans())
+
+
+@given(RECORDS | CLUSTERS | ANY_SESSION)
+def test_records_come_back_as_they_were(record: PackageRecord | ClusterRecord | SessionRecord) -> None:
+    """Encoding and decoding change nothing."""
+    assert decode(type(record), "key", encode(record)) == record
+
+
+@given(RECORDS | CLUSTERS | ANY_SESSION, st.data())
+def test_cut_records_are_damaged(record: msgspec.Struct, data: st.DataObject) -> None:
+    """Bytes that end early are never a record."""
+    value = encode(record)
+    with pytest.raises(DamagedRecord, match="record packages/web in the store cannot be read"):
+        decode(type(record), "packages/web", value[: data.draw(st.integers(0, len(value) - 1))])
+
+
+@given(st.binary(max_size=60) | RECORDS.map(encode), st.integers(0, 200), st.binary(max_size=3))
+def test_damaged_records_raise_nothing_else(value: bytes, at: int, scribble: bytes) -> None:
+    """Whatever bytes are found: a record within its limits, or DamagedRecord."""
+    damaged = value[:at] + scribble + value[at + len(scribble) :]
+    try:
+        record = decode(PackageRecord, "packages/web", damaged)
+    except DamagedRecord:
+        return
+    assert record.term >= 0 and record.lease > 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"null",
+        b'{"term":1}',
+        b'{"term":-1,"lease":60}',
+        b'{"term":1,"lease":0}',
+        b'{"term":1,"lease":-60}',
+        b'{"term":1,"lease":null}',
+        b'{"term":1,"lease":60,"cause":"\xff"}',
+        b'{"x":' + b"[" * 100_000,
+    ],
+    ids=["empty", "null", "missing", "term", "no lease", "negative lease", "infinite lease", "no UTF-8", "deep"],
+)
+def test_what_is_no_record(value: bytes) -> None:
+    """A record without its term and lease, with a lease that nobody would wait for, or unreadable: cannot tell."""
+    with pytest.raises(DamagedRecord):
+        decode(PackageRecord, "packages/web", value)
+
+
+def test_keys() -> None:
+    """A session lies below sessions/NODE/SLOT."""
+    assert session_key(life("a", slot="daemon")) == "sessions/a/daemon"
