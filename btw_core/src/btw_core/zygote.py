@@ -1,0 +1,372 @@
+"""The zygote: loads plugins and packages once, forks operations and observers, and knows when they are gone.
+
+    python -m btw_core.zygote CHANNEL NODE CGROUP LOADER [ARGUMENT...]
+
+CHANNEL is the descriptor of its end of the SOCK_SEQPACKET pair, CGROUP the directory of `containment` ("" = none),
+LOADER is `module:function`; the function gets the arguments and returns an Inventory. Single-threaded: a process with
+threads must not fork and go on in Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from . import wire
+from .command import boottime, child_setup, ending
+from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
+from .observer import Observer
+from .operation import Inventory, Stock, perform
+from .ports import Operation
+from .resource import ConfigError, Problem
+
+#: Seconds that everything running may take to vanish once the manager is gone.
+LAST_WAIT = 2.0
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+def configured(arguments: Sequence[str]) -> Inventory:
+    """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages (none = all)."""
+    from .config import load_all, load_package, load_setup
+    from .plugins import Plugins
+
+    directory, node, lock, restrict, *names = arguments
+    setup = load_setup(directory or None, node or None, lock or None, restrict or None)
+    config, plugins = setup.config, Plugins(setup.restrict)
+    problems: list[Problem] = []
+    if names:
+        packages = []
+        for name in names:
+            try:
+                packages.append(load_package(name, config, setup.places, plugins))
+            except ConfigError as error:
+                problems += error.problems
+    else:
+        packages, problems = load_all(config, setup.places, plugins)
+    listeners = {}
+    for name in plugins.found["btw.extensions"]:
+        try:
+            module = plugins.extensions([name])[name]
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        for hook in plugins.hook.btw_event.get_hookimpls():
+            if hook.plugin is module:
+                listeners[name] = partial(_listen, hook, config.plugins.get(name, {}))
+    logs = setup.places.log / config.node
+    logs.mkdir(parents=True, exist_ok=True)
+    return Inventory(
+        cluster=config.cluster,
+        node=config.node,
+        packages={p.name: Stock(p.spec, {r.name: r for r in p.resources}) for p in packages},
+        problems=tuple(problems),
+        listeners=listeners,
+        logs=str(logs),
+    )
+
+
+def _listen(hook: object, settings: object, event: object) -> None:
+    """pluggy lets an implementation leave arguments out."""
+    given = {"event": event, "settings": settings}
+    hook.function(**{name: given[name] for name in hook.argnames})  # type: ignore[attr-defined]
+
+
+class _Child:
+    """An operation, or an observer (`observer` > 0), until nothing of it is left. `pid` 0: its process is reaped."""
+
+    def __init__(self, id: str, place: str, pid: int, observer: int = 0) -> None:
+        self.id, self.place, self.pid, self.observer = id, place, pid, observer
+        self.cause = ""
+        self.ordered = False  # to be killed
+        self.check, self.pause = 0.0, 0.002  # when to look again whether its place is empty
+
+
+class Zygote:
+    """`run` serves the channel until its end."""
+
+    def __init__(self, channel: socket.socket, inventory: Inventory, here: Containment) -> None:
+        self._channel, self._inventory, self._here = channel, inventory, here
+        self._manager = os.getppid()
+        self._children: list[_Child] = []
+        self._outbox: deque[wire.Packet] = deque()
+        self._wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler is needed for the wake-up descriptor
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Blocks until the manager is gone and everything that ran is killed."""
+        self._tell(
+            wire.Loaded(
+                packages=tuple(stock.spec for stock in self._inventory.packages.values()),
+                problems=self._inventory.problems,
+            )
+        )
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        try:
+            while True:
+                poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._outbox else 0))
+                poll.poll(self._pause() * 1000)
+                self._settle()
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        self._obey(*wire.receive(self._channel, wire.TO_ZYGOTE))
+                self._flush()
+        except (wire.Closed, ConnectionError):
+            self._end()
+
+    def _pause(self) -> float:
+        """Seconds to wait at most."""
+        dying = [child.check for child in self._children if child.pid == 0]
+        return max(0.0, min([boottime() + 3600, *dying]) - boottime()) + 0.001
+
+    def _obey(self, order: wire.ToZygote, descriptors: Sequence[int]) -> None:
+        match order:
+            case wire.Operate(operation=operation):
+                self._operate(operation)
+            case wire.Kill(id=id):
+                for child in self._children:
+                    if child.id == id and not child.observer:
+                        child.ordered = True
+                        self._kill(child)
+            case wire.Reap(id=id):
+                self._reap_former(id)
+            case wire.Observe(number=number):
+                self._observe(number, descriptors[0])
+            case wire.EndObserver(number=number):
+                for child in self._children:
+                    if child.observer == number:
+                        self._kill(child)
+            case wire.Ping():
+                self._tell(wire.Pong())
+
+    # ---- forking
+    def _operate(self, operation: Operation) -> None:
+        place = self._here.place(operation.package, operation.id)
+
+        def job() -> int:
+            title(f"btw-{operation.verb}")
+
+            def log(text: str) -> None:
+                line = wire.Line(package=operation.package, resource=operation.resource, text=wire.bounded(text))
+                wire.send(self._channel, line, 1.0)
+
+            try:
+                result = perform(operation, self._inventory, self._here, place, log)
+            except OSError as error:  # /proc or the cgroup file system refuses: nothing is known, so it failed
+                result = wire.Result(id=operation.id, error=f"{operation.verb}: {error}")
+            return 0 if wire.send(self._channel, result, 60.0) else 74
+
+        try:
+            pid = self._fork(place, job, self._channel.fileno())
+        except OSError as error:
+            self._here.remove(place)
+            self._tell(wire.Exited(id=operation.id, cause=f"cannot begin: {error}"))
+        else:
+            self._children.append(_Child(operation.id, place, pid))
+
+    def _observe(self, number: int, descriptor: int) -> None:
+        place = self._here.place(OBSERVER, f"{self._manager}-{number}")
+
+        def job() -> int:
+            title("btw-observer")
+            Observer(socket.socket(fileno=descriptor), self._inventory).run()
+            return 0
+
+        try:
+            pid = self._fork(place, job, descriptor)
+        except OSError as error:
+            self._tell(wire.ObserverEnded(number=number, cause=f"cannot begin: {error}"))
+        else:
+            self._children.append(_Child(f"observer {number}", place, pid, number))
+        os.close(descriptor)
+
+    def _fork(self, place: str, job: Callable[[], int], keep: int) -> int:
+        """Returns in the parent only. Raises OSError."""
+        self._here.create(place)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                self._become(parent, place, keep)
+                code = job()
+            except BaseException:  # noqa: BLE001 - the child must not get back into the parent's loop
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        return pid
+
+    def _become(self, parent: int, place: str, keep: int) -> None:
+        """In the child: a session and a place of its own, nothing inherited that is not needed."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        child_setup(parent)()
+        for name in [name for name in os.environ if name.startswith("BTW_") and not _cookie(name)]:
+            del os.environ[name]
+        self._here.enter(place)
+        for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
+            if descriptor > 2 and descriptor != keep:
+                with contextlib.suppress(OSError):  # the one that the listing itself used
+                    os.close(descriptor)
+
+    # ---- ending
+    def _kill(self, child: _Child) -> None:
+        """Its place, and its process even if that has not yet got there. May be repeated."""
+        if child.pid:
+            with contextlib.suppress(PermissionError):  # it has become another user's; then it is seen not to end
+                os.kill(child.pid, signal.SIGKILL)  # ours and not reaped: the pid is still its own
+        self._strike(child.place)
+
+    def _strike(self, place: str) -> None:
+        with contextlib.suppress(OSError):  # tried again for as long as the place is not empty
+            self._here.kill(place)
+
+    def _reap_former(self, id: str) -> None:
+        if any(child.id == id for child in self._children):
+            return
+        places = self._here.find(id)
+        # all of them make one answer, so the last one to vanish gives it
+        group = [_Child(id, place, 0) for place in places] or [_Child(id, self._here.place(ZYGOTE, "none"), 0)]
+        for child in group:
+            child.ordered, child.cause = True, "killed by SIGKILL"
+        self._children += group
+
+    def _settle(self) -> None:
+        """Reap, and report what is gone for good."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 4096):
+                pass
+        for pid, cause in _reaped():
+            for child in self._children:
+                if child.pid == pid:
+                    self._lost(child, cause)
+        now = boottime()
+        for child in [child for child in self._children if child.pid == 0 and child.check <= now]:
+            unkilled = not child.cause and not child.ordered
+            if unkilled or self._here.empty(child.place):
+                self._here.remove(child.place)
+                self._children.remove(child)
+                if not child.observer and all(other.id != child.id for other in self._children):
+                    self._tell(wire.Exited(id=child.id, cause=child.cause, killed=child.ordered))
+            else:
+                self._strike(child.place)
+                child.check, child.pause = now + child.pause, min(0.2, 2 * child.pause)
+
+    def _lost(self, child: _Child, cause: str) -> None:
+        child.pid, child.cause = 0, cause
+        if cause or child.ordered:  # what it has started must not go on without it
+            self._strike(child.place)
+        if child.observer:
+            child.cause = cause or "exit code 0"
+            self._tell(wire.ObserverEnded(number=child.observer, cause=child.cause))
+
+    def _end(self) -> None:
+        """The manager is gone: so must be everything that runs. Services of ended operations stay."""
+        end = boottime() + LAST_WAIT
+        while self._children and boottime() < end:
+            for child in self._children:
+                child.ordered = True
+                self._kill(child)
+            select.select([self._wake], [], [], 0.02)
+            self._settle()
+
+    # ---- sending
+    def _tell(self, message: wire.Message) -> None:
+        self._outbox.append(wire.pack(message))
+        self._flush()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # later; or the end is seen when reading
+            while self._outbox:
+                self._outbox[0].send(self._channel)
+                self._outbox.popleft()
+
+
+def _cookie(name: str) -> bool:
+    return name in ("BTW_NODE", "BTW_PACKAGE", "BTW_OPERATION")
+
+
+def _reaped() -> list[tuple[int, str]]:
+    """Every child that has ended, with its cause of death, "" for exit code 0."""
+    found = []
+    with contextlib.suppress(ChildProcessError):
+        while (seen := os.waitpid(-1, os.WNOHANG))[0]:
+            code = os.waitstatus_to_exitcode(seen[1])
+            found.append((seen[0], ending(code) if code else ""))
+    return found
+
+
+def title(text: str) -> None:
+    """The name that ps shows."""
+    Path("/proc/self/comm").write_text(text[:15])
+
+
+def load(loader: str, arguments: Sequence[str], node: str) -> Inventory:
+    """Never raises: with an empty inventory it can still end what a former zygote left running."""
+    module, _, function = loader.partition(":")
+    try:
+        inventory: Inventory = getattr(importlib.import_module(module), function)(arguments)
+    except ConfigError as error:
+        return Inventory(cluster="", node=node, problems=error.problems)
+    except BaseException as error:  # noqa: BLE001 - imports foreign code; SystemExit is no reason to go either
+        traceback.print_exc()
+        text = f"packages cannot be loaded: {type(error).__name__}: {error}"
+        return Inventory(cluster="", node=node, problems=(Problem(text=text, remedy="see the traceback above"),))
+    return inventory
+
+
+def main() -> NoReturn:
+    channel, node, cgroup, loader, *arguments = sys.argv[1:]
+    title("btw-zygote")
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what operations leave behind is reaped here
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the manager decides when this ends
+    here = containment(node, cgroup)
+    _settle_in(here)
+    inventory = load(loader, arguments, node)
+    if threading.active_count() > 1:
+        names = ", ".join(sorted({type(thread).__module__ for thread in threading.enumerate()}))
+        text = f"a plugin has started threads when it was imported ({names}): operations may hang"
+        problem = Problem(text=text, remedy="start threads in methods only", severity="warning")
+        inventory = msgspec.structs.replace(inventory, problems=(*inventory.problems, problem))
+    os.chdir("/")  # hold no file system that a stop may have to unmount
+    gc.collect()
+    gc.freeze()  # so that collections in the children do not copy every page
+    Zygote(socket.socket(fileno=int(channel)), inventory, here).run()
+    os._exit(0)
+
+
+def _settle_in(here: Containment) -> None:
+    """Enter a place of one's own, named after the manager so that a fence finds it; remove those of dead managers."""
+    place = here.place(ZYGOTE, f"{os.getppid()}-{os.getpid()}")
+    here.create(place)
+    here.enter(place)
+    for package in (ZYGOTE, OBSERVER):
+        for former, pids in here.members(package).items():
+            manager = operation_of(former).partition("-")[0]
+            ours = package == OBSERVER and manager == str(os.getppid())  # a predecessor's, who died without killing it
+            if ours or not Path("/proc", manager).exists():
+                if package == OBSERVER and pids:
+                    here.kill(former)  # nothing but commands of `status`
+                here.remove(former)
+
+
+if __name__ == "__main__":
+    main()
