@@ -49,6 +49,7 @@ class Manager:
         self.timing = _session_timing(shortest, self.pace, longest)
         self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._refused)
         self.store_trouble = ""
+        self._registered = False
         self._ending = False
 
     # ---- the driver's side
@@ -117,6 +118,9 @@ class Manager:
         self.finished = True
 
     def _renewed(self, sent: float) -> None:
+        if not self._registered:
+            self._registered = True
+            self._read()  # the first reading that counts need not wait for the pace
         for controller in self.controllers.values():
             controller.claim.renewed(sent)
 
