@@ -77,7 +77,7 @@ class Containment(Protocol):
         ...
 
     def find(self, operation: str) -> list[str]:
-        """Places of this operation and of those whose id begins with `operation.`"""
+        """Places of this operation, of whatever package."""
         ...
 
     def kill(self, place: str) -> None:
@@ -169,7 +169,7 @@ class Cgroups:
 
     def find(self, operation: str) -> list[str]:
         found = (each for package in _directories(self.root) for each in _directories(package))
-        return [str(each) for each in found if each.name == operation or each.name.startswith(f"{operation}.")]
+        return [str(each) for each in found if each.name == operation]
 
     def kill(self, place: str) -> None:
         try:
@@ -253,8 +253,7 @@ class Cookies:
         return found
 
     def find(self, operation: str) -> list[str]:
-        found = {c for _, c in _cookies(self.node) if c[1] == operation or c[1].startswith(f"{operation}.")}
-        return [self.place(*cookie) for cookie in found]
+        return list({self.place(*cookie) for _, cookie in _cookies(self.node) if cookie[1] == operation})
 
     def kill(self, place: str) -> None:
         for process, cookie in _cookies(self.node):

@@ -26,7 +26,7 @@ class _Running:
     def __init__(self, id: str) -> None:
         self.id = id
         self.result: wire.Result | None = None
-        self.orphan = ""  # why its zygote or manager is gone
+        self.orphan = ""  # how its zygote ended
         self.waiting: Operation | None = None  # not yet sent
 
 
@@ -118,25 +118,20 @@ class RealExecutor:
             running.waiting = operation
 
     def kill(self, operation: str) -> None:
-        """Of an operation that was never begun here: end what operations with this id, or an id that begins with it and
-        a dot, of a former manager have left. Answered by OperationEnded as well."""
         running = self._running.get(operation)
-        if running is None:
-            running = self._running[operation] = _Running(operation)
-            running.orphan = "its manager had ended"
-            self._to_zygote(wire.Reap(id=operation))
-        elif running.waiting is not None:
+        if running is None:  # it has ended, and that is on its way to the manager; its services are not to be touched
+            return
+        if running.waiting is not None:
             running.waiting = None
-            self._soon(lambda: self._ended(operation, "killed before it began"))
-        else:
-            self._to_zygote(wire.Reap(id=operation) if running.orphan else wire.Kill(id=operation))
+            self._loop.call_soon(self._ended, operation, "killed before it began")
+        elif not running.orphan:  # those are killed anyway
+            self._to_zygote(wire.Kill(id=operation))
 
     def look(self, look: Look) -> None:
+        """Waits while there is no observer."""
         self._looks[look.id] = look
         if self._observer:
             self._observer.send(wire.Ask(look=look))
-        else:
-            self._soon(lambda: self._give_up_looks("the observer is being started"))
 
     def watch(self, package: str, term: int, state: dict[str, dict[str, Any]]) -> None:
         watch = self._watched[package] = wire.Watch(package=package, term=term, state=state)
@@ -297,6 +292,8 @@ class RealExecutor:
         self._zygote.send(wire.Observe(number=self._number), self._observer.there)
         for watch in self._watched.values():
             self._observer.send(watch)
+        for look in self._looks.values():
+            self._observer.send(wire.Ask(look=look))
 
     def _heard_observer(self, message: wire.ToManager) -> None:
         match message:
@@ -351,6 +348,3 @@ class RealExecutor:
         if self._zygote and not self._ready and self._loop.time() - self._loading_since > self._patience.load:
             self._zygote.close()
             self._zygote_hangs(self._zygote, f"has not loaded within {self._patience.load:g} s")
-
-    def _soon(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon(call)

@@ -2,6 +2,7 @@
 
 The main thread reads orders and waits on all watch descriptors; it never calls foreign code, so it always answers.
 What hangs holds one thread of the pool and is named in every answer until it comes back; nothing else waits for it.
+A look is answered within half a pace, if need be in part; what comes later is news that nobody has asked for.
 """
 
 from __future__ import annotations
@@ -80,6 +81,21 @@ class _Watched:
         self.descriptors: dict[str, set[int]] = {}
 
 
+class _Round:
+    """One look, being answered. Touched under the observer's lock once it has begun."""
+
+    def __init__(self, look: Look, wanted: tuple[str, ...], watched: _Watched | None) -> None:
+        self.look, self.wanted, self.watched = look, wanted, watched
+        self.todo: deque[str] = deque()
+        self.answers: dict[str, ResourceHealth] = {}
+        self.answered = False
+        self.began = boottime()
+        self.split = self.due = 0.0  # another thread joins; the answer is given with what there is
+
+    def results(self) -> list[ResourceHealth]:
+        return [self.answers[name] for name in self.wanted]
+
+
 class Observer:
     """`run` serves one channel until its end."""
 
@@ -87,7 +103,8 @@ class Observer:
         self._channel, self._inventory = channel, inventory
         self._pool = Pool()
         self._busy: dict[tuple[str, str], float] = {}  # resources in `status`, since when
-        self._lock = threading.Lock()  # of _busy
+        self._lock = threading.Lock()  # of _busy and of each round
+        self._rounds: list[_Round] = []  # the main thread's
         self._watched: dict[str, _Watched] = {}
         self._owner: dict[int, tuple[_Watched, str]] = {}  # watch descriptors that are polled
         self._resting: deque[tuple[float, Callable[[], None]]] = deque()
@@ -118,12 +135,15 @@ class Observer:
                 pass
             except wire.Closed:
                 return
+            self._hasten()
             if not self._pool.tend():
                 self._give_up()
 
     def _pause(self) -> float:
         """Seconds to wait at most."""
-        return min(0.5, max(0.0, self._resting[0][0] - boottime())) if self._resting else 0.5
+        now = boottime()
+        due = [now + 0.5, *(round.split for round in self._rounds), *(when for when, _ in self._resting)]
+        return max(0.001, min(due) - now)
 
     def _obey(self, order: wire.ToObserver) -> None:
         match order:
@@ -147,32 +167,70 @@ class Observer:
     def _look(self, look: Look) -> None:
         """Resources that an earlier look still waits for are answered for; the others are asked."""
         known = self._resources(look.package)
-        wanted = look.resources or tuple(known)
-        now, answers = boottime(), {}
+        round = _Round(look, look.resources or tuple(known), self._watched.get(look.package))
         with self._lock:
-            for name in wanted:
+            for name in round.wanted:
                 if name not in known:
-                    answers[name] = _cannot_tell(name, f"resource {name} of package {look.package} is not loaded")
+                    round.answers[name] = _cannot_tell(name, f"resource {name} of {look.package} is not loaded")
                 elif since := self._busy.get((look.package, name)):
-                    answers[name] = _cannot_tell(name, f"status of {name} has not answered for {now - since:.1f} s")
+                    round.answers[name] = _waited(name, since)
+                else:
+                    round.todo.append(name)
+        if not round.todo:
+            self._answer(look.id, look.package, round.results())
+            return
+        pace = self._inventory.packages[look.package].spec.timing.pace
+        round.split, round.due = round.began + pace / 4, round.began + pace / 2
+        self._rounds.append(round)
+        self._pool.submit(lambda: self._ask(round))
 
-        def ask() -> None:
-            for name in wanted:
-                if name not in answers:
-                    answers[name] = self._status(look.package, name, look.term, look.state)
-            self._answer(look.id, look.package, (answers[name] for name in wanted))
+    def _ask(self, round: _Round) -> None:
+        """Ask what nobody has asked yet. Several threads may be at it when some of them are stuck."""
+        look = round.look
+        while True:
+            with self._lock:
+                if not round.todo:
+                    return
+                name = round.todo.popleft()
+            result = self._status(look.package, name, look.term, look.state)
+            with self._lock:
+                late = round.answered
+                round.answers[name] = result
+                complete = not late and len(round.answers) == len(round.wanted)
+                round.answered = round.answered or complete
+            if complete:
+                self._answer(look.id, look.package, round.results())
+            elif late and self._watched.get(look.package) is round.watched:
+                # true still: nothing was started or stopped since, or the package would be watched anew
+                self._answer(0, look.package, [result])
 
-        if len(answers) == len(wanted):
-            ask()
-        else:
-            self._pool.submit(ask)
+    def _hasten(self) -> None:
+        """What takes long gets another thread for the rest; what takes too long is answered without it."""
+        now = boottime()
+        for round in [each for each in self._rounds if each.answered or each.split <= now]:
+            if not round.answered and now < round.due:
+                round.split = round.due
+                self._pool.submit(lambda round=round: self._ask(round))  # type: ignore[misc]
+                continue
+            self._rounds.remove(round)
+            with self._lock:
+                if round.answered:
+                    continue
+                round.answered = True
+                answers = dict(round.answers)
+                for name in round.wanted:
+                    if name not in answers:
+                        since = self._busy.get((round.look.package, name), round.began)
+                        answers[name] = _waited(name, since)
+                round.todo.clear()
+            self._answer(round.look.id, round.look.package, (answers[name] for name in round.wanted))
 
     def _status(self, package: str, name: str, term: int, state: Mapping[str, dict[str, Any]]) -> ResourceHealth:
-        resource, key, now = self._resources(package)[name], (package, name), boottime()
+        resource, key = self._resources(package)[name], (package, name)
         with self._lock:
             if since := self._busy.get(key):
-                return _cannot_tell(name, f"status of {name} has not answered for {now - since:.1f} s")
-            self._busy[key] = now
+                return _waited(name, since)
+            self._busy[key] = boottime()
         try:
             status = resource.status(self._context(package, name, term, state))
             if status in _STATUSES:
@@ -328,6 +386,10 @@ def _close(descriptors: Iterable[int]) -> None:
     for descriptor in descriptors:
         with contextlib.suppress(OSError):  # the plugin closed it, though it was not its any more
             os.close(descriptor)
+
+
+def _waited(name: str, since: float) -> ResourceHealth:
+    return _cannot_tell(name, f"status of {name} has not answered for {boottime() - since:.1f} s")
 
 
 def _cannot_tell(name: str, why: str) -> ResourceHealth:

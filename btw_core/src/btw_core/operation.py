@@ -87,7 +87,7 @@ def perform(
             kept = {place, *(each for each in members if operation_of(each) in operation.keep)}
             survivors = _described(members, kept)
         case Verb.SWEEP:
-            survivors = _sweep(lambda: here.members(operation.package), {place}, here, end, log)
+            survivors = _sweep(lambda: _members(here, operation), {place}, here, end, log)
             error = _survived(survivors)
         case Verb.FENCE:
             error, survivors = _fence(operation, place, end, log)
@@ -189,6 +189,15 @@ class _Printed(io.TextIOBase):
 
 
 # ---- sweep, survey, fence ---------------------------------------------------------------------------------------
+def _members(here: Containment, operation: Operation) -> dict[str, list[int]]:
+    """Of the whole package, or only of some operations."""
+    found = here.members(operation.package)
+    if not operation.only:
+        return found
+    begun = tuple(f"{prefix}." for prefix in operation.only)
+    return {place: pids for place, pids in found.items() if f"{operation_of(place)}.".startswith(begun)}
+
+
 def _described(members: Mapping[str, Iterable[int]], spared: Iterable[str]) -> tuple[str, ...]:
     return tuple(describe(pid) for place, pids in members.items() if place not in spared for pid in pids)
 

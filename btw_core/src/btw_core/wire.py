@@ -47,7 +47,7 @@ class Kill(Message, frozen=True, kw_only=True):
 
 
 class Reap(Message, frozen=True, kw_only=True):
-    """End what operations of a former zygote or manager left running: `id`, and all ids that begin with `id.`"""
+    """End what an operation of a former zygote has left running."""
 
     id: str
 

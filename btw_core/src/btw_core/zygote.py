@@ -239,14 +239,11 @@ class Zygote:
             self._here.kill(place)
 
     def _reap_former(self, id: str) -> None:
-        if any(child.id == id for child in self._children):
-            return
-        places = self._here.find(id)
-        # all of them make one answer, so the last one to vanish gives it
-        group = [_Child(id, place, 0) for place in places] or [_Child(id, self._here.place(ZYGOTE, "none"), 0)]
-        for child in group:
+        """What `find` does not find is gone already: any place without processes stands for it."""
+        for place in self._here.find(id) or [self._here.place(ZYGOTE, id)]:
+            child = _Child(id, place, 0)
             child.ordered, child.cause = True, "killed by SIGKILL"
-        self._children += group
+            self._children.append(child)
 
     def _settle(self) -> None:
         """Reap, and report what is gone for good."""
