@@ -195,6 +195,15 @@ def test_record_below_the_floor_waits_even_if_released() -> None:
     assert late.take is not None and late.take.term == 10 and late.take.unfenced == (A,)
 
 
+def test_record_below_the_floor_waits_for_silence() -> None:
+    """A holder that still renews in a store that was set back is not taken from, however long that goes on."""
+    first = judged(view(held(), alive(seq=1)), floor=9)
+    moved = judged(view(held(), alive(seq=2), at=159.0), first.sighting, floor=9)
+    assert moved.take is None
+    assert judged(view(held(), alive(seq=2), at=218.9), moved.sighting, floor=9).take is None
+    assert judged(view(held(), alive(seq=2), at=219.0), moved.sighting, floor=9).take is not None
+
+
 # ---- free at once
 @pytest.mark.parametrize(
     "record",

@@ -52,6 +52,7 @@ class Claim:
         self._edits: dict[str, tuple[Edit, Callable[[], None] | None]] = {}
         self._busy = False  # a CAS of ours is under way: its answer comes first
         self._sure = False  # `record` is what the store said, and no CAS of ours is in doubt
+        self._doubt: int | None = None  # at this revision a CAS of ours may still be carried out
         self._read_since = 0.0  # a reading sent before this instant may be older than what we know
         self._taking: tuple[PackageRecord, float, bool] | None = None
         self._mine: PackageRecord | None = None  # our record as last known, debts and all
@@ -175,7 +176,9 @@ class Claim:
         if wanted is not None:
             for edit, _ in self._edits.values():
                 wanted = edit(wanted)
-        if wanted is self.record or wanted == self.record:
+        if wanted is not None and wanted == self.record and self.revision == self._doubt:
+            self._put(wanted, self.revision)  # the same again: what was in doubt can no longer undo what we report
+        elif wanted is self.record or wanted == self.record:
             done, self._edits = self._edits, {}
             for _, then in done.values():
                 if then is not None:
@@ -206,6 +209,7 @@ class Claim:
             self._read()
         else:  # cannot tell: the next reading says whether it was written
             self._sure = False
+            self._doubt = answer.call.expected
             self.desk.at(self.desk.now() + self.timing.retry, ("read", self.name), self._read)
 
     def _took(self, record: PackageRecord, sent: float, adopted: bool) -> None:
