@@ -1,0 +1,93 @@
+"""`btw run`: keep packages running, in the foreground or in the background."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import Given, fail, packages_argument, setup_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: Seconds that a manager in the background may take until it answers: loading plugins, asking package scripts.
+BEGIN = 60.0
+
+
+@click.command
+@packages_argument(required=True)
+@click.option("-d", "--detach", is_flag=True, help="In the background; returns once the manager answers.")
+@setup_options
+def command(
+    packages: tuple[str, ...],
+    detach: bool,
+    dir: str | None,
+    node: str | None,
+    lock: str | None,
+    plugins: str | None,
+) -> None:
+    """Keep the packages PKG running on exactly one node: this one, or any other that runs them too.
+
+    Shows the journal. Ctrl-C (INT), TERM and HUP halt the packages here, in order; once more says what it waits for.
+    """
+    given = Given(dir, node, lock, plugins)
+    if detach:
+        sys.exit(_detach(packages, given.absolute()))
+    import asyncio
+
+    from ..node import run_node
+
+    sys.exit(asyncio.run(run_node(given.setup(), packages, given.arguments(), screen=sys.stdout)))
+
+
+def _detach(packages: tuple[str, ...], given: Given) -> int:
+    import subprocess
+
+    setup = given.setup()
+    setup.places.ensure()
+    directory = setup.places.log / setup.config.node
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = directory / f"{packages[0]}.log"
+    with log.open("ab") as file:
+        begin = file.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "btw_core.cli", "run", *packages, *given.options()],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd="/",  # hold no file system that somebody may want to unmount
+            start_new_session=True,
+        )
+    socket = setup.places.run / setup.config.node / f"{packages[0]}.sock"
+    code = _wait(process, socket)
+    if code is None:
+        click.echo(f"btw run {' '.join(packages)}: pid {process.pid}, node {setup.config.node}, log {log}")
+        return 0
+    with log.open("rb") as file:
+        file.seek(begin)
+        click.echo(file.read(64 * 1024).decode(errors="replace"), err=True, nl=False)
+    return code
+
+
+def _wait(process: object, socket: Path) -> int | None:
+    """None: it answers. Else how it ended."""
+    import subprocess
+    import time
+
+    from ..control import NoAnswer, ask
+
+    assert isinstance(process, subprocess.Popen)
+    end = time.monotonic() + BEGIN
+    while time.monotonic() < end:
+        code: int | None = process.poll()
+        if code is not None:
+            return code if code > 0 else 1
+        try:
+            if next(ask(socket, {"command": "ping"}, 1.0), {}).get("pid") == process.pid:
+                return None
+        except (NoAnswer, OSError):
+            time.sleep(0.05)
+    fail(f"pid {process.pid} has not answered for {BEGIN:g} s; it goes on, see its log")
+    return 1

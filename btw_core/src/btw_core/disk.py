@@ -1,0 +1,103 @@
+"""The node's memory: one JSON file for each package, and a lock that one manager holds for its whole life."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from .types import Saved
+
+
+class Busy(Exception):
+    """Another manager of this node has the package; the message names it."""
+
+
+class FileDisk:
+    """`ports.Disk` in `directory` (STATE/NODE), which is made when it is missing.
+
+    PKG.lock is locked exclusively (flock(2)) from `lock` until `close` or the end of the process; children do not
+    inherit it (O_CLOEXEC). Whoever holds it knows that the package's former managers on this node are dead."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._locks: dict[str, int] = {}
+
+    def lock(self, package: str) -> None:
+        """Does not block. Raises Busy with the holder's name, OSError."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.directory / f"{package}.lock"
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                opened, there = os.fstat(descriptor), path.stat()
+            except BlockingIOError:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(descriptor)
+                raise Busy(
+                    f"package {package} is already managed on node {self.directory.name} by {holder}: "
+                    f"see `btw status {package}`, end it with `btw stop {package}`"
+                ) from None
+            except FileNotFoundError:  # removed since it was opened: the lock on it would shut out nobody
+                os.close(descriptor)
+                continue
+            if (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino):
+                break
+            os.close(descriptor)
+        self._locks[package] = descriptor
+        os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):  # a full disk: the holder's name is for messages only
+            os.pwrite(descriptor, f"pid {os.getpid()} ({_command_line()})\n".encode(), 0)
+
+    def load(self, package: str) -> Saved | None:
+        """See `ports.Disk`. Raises OSError, ValueError (damaged, with the remedy)."""
+        path = self._path(package)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(data, type=Saved)
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): what this node had begun for {package} is not known. Make sure that "
+                f"{package} is down here, then: mv {path} {path}.damaged (its lock, if it was held, has to run out)"
+            ) from error
+
+    def save(self, package: str, saved: Saved) -> None:
+        """See `ports.Disk`. Blocks for two fsyncs. Raises OSError; then the former content is still there."""
+        path = self._path(package)
+        temporary = path.with_suffix(".tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(saved) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first error is the one that counts
+                temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)  # the new name is durable only with its directory (fsync(2))
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        """Let go of every lock. May be repeated."""
+        while self._locks:
+            os.close(self._locks.popitem()[1])
+
+    def _path(self, package: str) -> Path:
+        return self.directory / f"{package}.json"
+
+
+def _command_line() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:150]

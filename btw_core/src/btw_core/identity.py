@@ -1,0 +1,28 @@
+"""Who this manager is: one life of a node's family of processes on one computer in one boot."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+from .command import proc_stat
+from .containment import boot_id, find_cgroup_root, machine_id
+from .types import Incarnation
+
+
+def incarnation(node: str, slot: str) -> Incarnation:
+    """This process as the manager of `node`; `slot` is the first of its packages. The nonce is new at every call.
+
+    Makes the node's cgroup where it can. Blocks on /proc only. Raises OSError where /proc is not mounted."""
+    pid = os.getpid()
+    stat = proc_stat(pid)
+    return Incarnation(
+        node=node,
+        machine=machine_id(),
+        boot=boot_id(),
+        nonce=secrets.token_hex(8),
+        slot=slot,
+        pid=pid,
+        pid_start=stat.start_time if stat else 0,
+        cgroup=find_cgroup_root(node) or "",
+    )

@@ -1,0 +1,387 @@
+"""One `btw run` on this computer: binds the ports to the system and drives `Manager` with asyncio.
+
+Everything comes in through one inbox in the loop's thread; one timer stands for the manager's next deadline. The loop
+never waits for anything but this: stores have their threads, resources their processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO
+
+from .clock import BootClock
+from .config import Setup
+from .control import Answer, Control, Request
+from .disk import Busy, FileDisk
+from .executor import RealExecutor
+from .identity import incarnation
+from .journal import FileJournal
+from .manager import Manager
+from .plugins import open_store
+from .ports import EnableAsked, HaltAsked, Ports, Report
+from .resource import ConfigError, Problem
+from .store import Conflict, Record, Store, StoreUnavailable
+from .store_port import ThreadedStorePort
+from .types import PackageSpec
+
+#: Exit codes (sysexits.h where it has one).
+DONE, FAILED, DEFECT, BUSY, CONFIGURATION = 0, 1, 70, 75, 78
+#: Seconds that the timer runs at most: CLOCK_BOOTTIME goes on during suspend, the loop's clock does not.
+NAP = 1.0
+#: Seconds within which a further signal only asks what is going on.
+IMPATIENT = 2.0
+#: Seconds that opening the store may take before the run begins without it.
+OPENING = 10.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class LateStore:
+    """A store that could not be opened at first, and is opened by whichever call comes when it can be."""
+
+    def __init__(self, lock: str, opened: Callable[[Store], None], opener: Callable[[str], Store] = open_store) -> None:
+        self.creates_itself = False
+        self.description = lock
+        self._opened, self._opener = opened, opener
+        self._store: Store | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open(self, patience: float) -> Store:
+        """Blocks for `patience` while another thread is at it, and as long as the engine takes. Raises ConfigError,
+        StoreUnavailable."""
+        if not self._lock.acquire(timeout=max(0.0, patience)):
+            raise StoreUnavailable(f"{self.description}: still being opened")
+        try:
+            if self._closed:
+                raise StoreUnavailable(f"{self.description}: closed")
+            if self._store is None:
+                self._store = self._opener(self.description)
+                self.description = self._store.description
+                self.creates_itself = self._store.creates_itself
+                self._opened(self._store)
+            return self._store
+        finally:
+            self._lock.release()
+
+    def _use(self, patience: float) -> Store:
+        try:
+            return self.open(patience)
+        except ConfigError as error:  # it was fit when this began, or is not known yet: nobody can tell now
+            raise StoreUnavailable(str(error)) from error
+
+    def get(self, key: str, *, deadline: float) -> Record | None:
+        return self._use(deadline).get(key, deadline=deadline)
+
+    def put(self, key: str, value: bytes, *, expected: int | None, deadline: float) -> int | Conflict:
+        return self._use(deadline).put(key, value, expected=expected, deadline=deadline)
+
+    def watch(self, prefix: str, since: int) -> Iterator[list[Record]]:
+        return self._use(1.0).watch(prefix, since)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._store is not None:
+            self._store.close()
+
+    def list(self, prefix: str, *, deadline: float) -> list[Record]:
+        return self._use(deadline).list(prefix, deadline=deadline)
+
+
+class Node:
+    """`goal(manager)` is asked after every step: an exit code ends the run at once, leaving everything as it is.
+
+    `arguments` are DIR NODE LOCK PLUGINS as they were given ("" = not), for the zygote, which reads the configuration
+    by itself. `screen` shows the journal.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        names: Sequence[str],
+        arguments: Sequence[str],
+        *,
+        screen: TextIO | None = None,
+        goal: Callable[[Manager], int | None] | None = None,
+    ) -> None:
+        self.node = setup.config.node
+        self.names = list(dict.fromkeys(names))
+        self.manager: Manager | None = None
+        self._setup, self._goal = setup, goal
+        self._disk = FileDisk(setup.places.state / self.node)
+        self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
+        self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
+        self._me = incarnation(self.node, self.names[0])
+        self._executor = RealExecutor(
+            node=self.node,
+            cgroup=self._me.cgroup,
+            deliver=self._deliver,
+            arguments=[*arguments, *self.names],
+        )
+        self._store = LateStore(setup.lock, self._store_opened)
+        self._port = ThreadedStorePort(self._store, BootClock(), self._deliver_from_thread)
+        self._inbox: deque[Report] = deque()
+        self._watchers: dict[asyncio.Queue[Answer | None], str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._asked_at = float("-inf")  # when a signal asked for the halt
+        self._scheduled = False
+
+    async def run(self) -> int:
+        """Until every package is halted here, or the goal is reached. Returns the exit code."""
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.set_exception_handler(self._failed)
+        for number in _SIGNALS:
+            self._loop.add_signal_handler(number, self._signalled, number)
+        preparing = asyncio.create_task(self._prepare())
+        try:
+            await asyncio.wait((preparing, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if self._ended.done():
+                return self._ended.result()
+            return await self._manage(preparing.result())
+        except ConfigError as error:
+            return self._refuse(str(error), CONFIGURATION)
+        except Busy as error:
+            return self._refuse(str(error), BUSY)
+        except ValueError as error:  # the memory is damaged
+            return self._refuse(str(error), CONFIGURATION)
+        except OSError as error:
+            return self._refuse(str(error), FAILED)
+        finally:
+            preparing.cancel()
+            await asyncio.wait((preparing,))
+            await self._close()
+
+    # ---- beginning and end
+    async def _prepare(self) -> list[PackageSpec]:
+        """Everything that may be refused."""
+        self._setup.places.ensure()
+        for name in self.names:
+            self._disk.lock(name)
+        opening = self._open_store()
+        loaded = await self._executor.start()
+        try:
+            trouble = await asyncio.wait_for(opening, OPENING)
+        except TimeoutError:
+            trouble = f"no answer within {OPENING:g} s"
+        packages = {package.name: package for package in loaded.packages}
+        if any(name not in packages for name in self.names):
+            raise ConfigError(loaded.problems or [Problem(text=f"not found: {', '.join(self.names)}")])
+        for problem in loaded.problems:
+            self._journal.write("problem", cause=str(problem))
+        if trouble:
+            self._journal.write("store_trouble", cause=f"cannot open the lock store: {trouble}; trying again")
+        return [packages[name] for name in self.names]
+
+    def _open_store(self) -> asyncio.Future[str]:
+        """Why it cannot be opened yet. An engine may hang for ever, so the thread is one that nothing waits for."""
+        opened: asyncio.Future[str] = self._loop.create_future()
+
+        def settle(trouble: str | Exception) -> None:
+            if opened.done():
+                return
+            if isinstance(trouble, Exception):
+                opened.set_exception(trouble)
+            else:
+                opened.set_result(trouble)
+
+        def work() -> None:
+            said: str | Exception = ""
+            try:
+                self._store.open(0.0)
+            except StoreUnavailable as error:
+                said = str(error)
+            except Exception as error:  # noqa: BLE001 - foreign code; raised again in the loop's thread
+                said = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(settle, said)
+
+        threading.Thread(target=work, name="store-opening", daemon=True).start()
+        return opened
+
+    async def _manage(self, packages: list[PackageSpec]) -> int:
+        ports = Ports(
+            clock=BootClock(), store=self._port, executor=self._executor, disk=self._disk, journal=self._journal
+        )
+        cluster, creates = self._setup.config.cluster, self._store.creates_itself
+        manager = Manager(self._me, packages, ports, cluster=cluster, creates=creates)
+        self._journal.listeners += [self._executor.event, self._tell_watchers]
+        manager.begin()
+        self.manager = manager
+        await self._control.start()
+        self._port.start_watch("packages/")
+        names = ", ".join(self.names)
+        self._journal.write("began", cause=f"managing {names}; lock {self._store.description}", pid=self._me.pid)
+        self._schedule()
+        code = await self._ended
+        self._journal.write("ended", cause=manager.failure or ("" if self._goal else f"{names}: halted here"))
+        return code
+
+    async def _close(self) -> None:
+        """Nothing of this run is left afterwards but what it started."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._port.stop()
+        await self._control.close()
+        await self._executor.close()
+        self._disk.close()
+        self._journal.close()
+        threading.Thread(target=self._store.close, daemon=True).start()  # an engine may hang even here
+
+    def _refuse(self, message: str, code: int) -> int:
+        print(f"btw: {message}", file=sys.stderr)
+        return code
+
+    def _store_opened(self, store: Store) -> None:
+        if self.manager is not None:
+            self.manager.creates = store.creates_itself
+
+    # ---- the inbox
+    def _deliver_from_thread(self, report: Report) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+            self._loop.call_soon_threadsafe(self._deliver, report)
+
+    def _deliver(self, report: Report) -> None:
+        self._inbox.append(report)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        """Hand over what has come and what is due; then set the timer anew."""
+        self._scheduled = False
+        manager = self.manager
+        if manager is None or self._ended.done():
+            return
+        try:
+            while self._inbox:
+                manager.handle(self._inbox.popleft())
+            manager.tick()
+            code = self._goal(manager) if self._goal else None
+            due = manager.next_deadline()
+        except Exception as error:  # noqa: BLE001 - a defect must not leave a manager that renews but does not think
+            self._die(error)
+        for queue, package in self._watchers.items():
+            if manager.controllers[package].left:
+                queue.put_nowait(None)
+        if code is None and manager.finished:
+            code = FAILED if manager.failure else DONE
+        if code is not None:
+            self._ended.set_result(code)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = NAP if due is None else min(NAP, max(0.0, due - BootClock().now()))
+        self._timer = self._loop.call_later(wait, self._schedule)
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback of the loop did not catch. A task's failure costs one answer, anything else may be a report
+        that never arrives."""
+        error = context.get("exception")
+        if error is None or {"task", "future", "transport"} & context.keys():
+            loop.default_exception_handler(context)
+        else:
+            self._die(error)
+
+    def _die(self, error: BaseException) -> NoReturn:
+        """Packages stay as they are; the next manager of this node adopts them. The zygote kills what is running."""
+        text = "".join(traceback.format_exception(error))
+        self._journal.write("defect", cause=text.strip().rpartition("\n")[2], traceback=text)
+        print(f"{text}btw: this is a defect of btw: please report it. Packages stay as they are.", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(DEFECT)
+
+    # ---- what people ask
+    def _signalled(self, number: signal.Signals) -> None:
+        now = BootClock().now()
+        again, hasty = self._asked_at > float("-inf"), now - self._asked_at < IMPATIENT
+        self._asked_at = now
+        name = signal.Signals(number).name
+        if self.manager is None:
+            if not self._ended.done():
+                self._refuse(f"{name} before it had begun", FAILED)
+                self._ended.set_result(FAILED)
+            return
+        if again:
+            for line in self.waiting_for():
+                print(line, file=sys.stderr, flush=True)
+        if not hasty:
+            self._deliver(HaltAsked(cause=name))
+
+    def waiting_for(self) -> list[str]:
+        """Why the run has not ended yet, a line for each package."""
+        assert self.manager is not None
+        lines = []
+        for controller in self.manager.controllers.values():
+            said = controller.summary()
+            if not controller.left:
+                doing = said["working_on"] or said["lock"]
+                lines.append(f"waiting for {said['package']}: {said['state']}, {doing}; {said['cause']}")
+        return lines or ["waiting for the lock store to hear that this node ends"]
+
+    def _tell_watchers(self, event: dict[str, Any]) -> None:
+        for queue, package in self._watchers.items():
+            if event.get("package") == package:
+                queue.put_nowait({"event": event})
+
+    async def _answer(self, request: Request) -> AsyncIterator[Answer]:
+        """See `control`. Raises ValueError for what cannot be answered."""
+        manager = self.manager
+        assert manager is not None
+        command, package = request.get("command"), str(request.get("package", ""))
+        if command in ("halt", "enable") and package not in manager.controllers:
+            raise ValueError(f"package {package} is not managed here, but {', '.join(self.names)}")
+        match command:
+            case "ping":
+                yield {"pid": self._me.pid, "packages": self.names}
+            case "status":
+                yield self._status(manager)
+            case "enable":
+                self._deliver(EnableAsked(package=package, cause=str(request.get("cause", ""))))
+                yield {"ok": True}
+            case "halt":
+                async for answer in self._halt(manager, package, str(request.get("cause", ""))):
+                    yield answer
+            case _:
+                raise ValueError(f"found command {command!r}, allowed: ping, status, halt, enable")
+
+    def _status(self, manager: Manager) -> Answer:
+        said = manager.summary() | {"lock": self._store.description, "journal_trouble": self._journal.trouble}
+        for package in said["packages"]:
+            package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout
+        return said
+
+    async def _halt(self, manager: Manager, package: str, cause: str) -> AsyncIterator[Answer]:
+        controller = manager.controllers[package]
+        queue: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._watchers[queue] = package
+        try:
+            self._deliver(HaltAsked(package=package, cause=cause))
+            yield {"state": str(controller.situation.state)}
+            while (answer := await queue.get()) is not None:
+                yield answer
+            yield {"ended": str(controller.situation.state), "cause": controller.cause, "free": controller.claim.free}
+        finally:
+            del self._watchers[queue]
+
+
+async def run_node(
+    setup: Setup,
+    names: Sequence[str],
+    arguments: Sequence[str],
+    *,
+    screen: TextIO | None = None,
+    goal: Callable[[Manager], int | None] | None = None,
+) -> int:
+    """See `Node`. Returns the exit code; what was refused has been printed."""
+    return await Node(setup, names, arguments, screen=screen, goal=goal).run()
