@@ -56,7 +56,7 @@ class Work:
         self.state: dict[str, dict[str, Any]] = {}
         self.alive: dict[str, Operation] = {}
         self.reach = 0  # resources[:reach] may be up by our doing
-        self.pending: tuple[str, ...] = ()  # sequence in progress, as remembered: prefix of its operation ids
+        self.pending: tuple[str, ...] = ()  # prefixes of operation ids: the sequence in progress, then unended ones
         self.at: str = ""  # resource that is being worked on
         self.began = 0.0
         self._done, self._remember, self._may_begin = done, remember, may_begin
@@ -79,7 +79,7 @@ class Work:
         backwards = order.verb is Verb.STOP
         self._todo = list(reversed(order.resources)) if backwards else list(order.resources)
         self.began = self.desk.now()
-        self.pending = (f"{self.me.nonce}.{self.desk.number()}",)
+        self.pending = (f"{self.me.nonce}.{self.desk.number()}", *self._unended())
         try:
             self._remember()
         except OSError as error:
@@ -109,7 +109,7 @@ class Work:
             self._order = msgspec.structs.replace(self._order, deadline=min(deadline, self._order.deadline))
             if self._current is not None:
                 key = ("operation", self.spec.name)
-                self.desk.at(min(deadline, self.alive[self._current].deadline), key, self._overdue)
+                self.desk.at(min(self._order.deadline, self.alive[self._current].deadline), key, self._overdue)
 
     def describe(self) -> str:
         """ "start of web, 3.1 s" for messages."""
@@ -196,7 +196,7 @@ class Work:
         if report.id == self._current:
             self.desk.forget(("operation", self.spec.name))
             self._current = None
-            if not report.ok:
+            if not report.ok or report.survivors:
                 what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""
                 self._failures.append(f"{what}: {report.error}{left}")
@@ -207,13 +207,16 @@ class Work:
         elif self._order is not None and self._current is None and not self.alive:
             self._next()
 
+    def _unended(self) -> tuple[str, ...]:
+        return tuple(sorted({operation.rpartition(".")[0] for operation in self.alive}))
+
     def _finish(self, ok: bool, cause: str, survivors: Iterable[str] = ()) -> None:
         order = self._order
         assert order is not None
         self._order = None
         self._current = None
         self.at = ""
-        self.pending = tuple({o.id.rpartition(".")[0] for o in self.alive.values()})
+        self.pending = self._unended()
         if ok and order.verb is Verb.STOP:
             if self.alive:  # killed, but not gone: not down
                 ok, cause = False, f"still alive: {', '.join(f'{o.verb} of {o.resource}' for o in self.alive.values())}"
