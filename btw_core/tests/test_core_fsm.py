@@ -496,6 +496,22 @@ def test_after_the_hard_deadline_only_looked_at() -> None:
     assert package.sees(Health.DOWN).does(State.FAILED, ev.Release())
 
 
+def test_every_loss_has_its_hard_deadline() -> None:
+    """A term after one that was cut off is cut off at its own H, and no H is left over from the one before."""
+    package = Package().runs().meets(ev.LeaseLost, hard=1010.0).meets(ev.StopFailed).waits()
+    package.meets(ev.SurvivorsGone).sees(Health.DOWN).meets(ev.Released).waits().runs()
+    assert package.situation.hard is None
+    hard = package.now + 5
+    package.meets(ev.LeaseLost, hard=hard)
+    assert (hard, ev.HardDeadline) in timers(package.situation)
+
+
+def test_being_gone_counts_for_one_stop_only() -> None:
+    """A stop that was begun after the survivors were gone, and fails, may have left new ones: down is not enough."""
+    package = Package().runs().meets(ev.LeaseLost, hard=1010.0).meets(ev.StopFailed).waits().meets(ev.SurvivorsGone)
+    assert package.halts().meets(ev.StopFailed).sees(Health.DOWN).does(State.STUCK)
+
+
 def test_a_person_stops_it_again_after_the_hard_deadline() -> None:
     """Past H a person may have it stopped once more, with the full time."""
     package = Package().runs().meets(ev.LeaseLost, hard=1010.0).meets(ev.StopFailed).waits().halts()

@@ -206,6 +206,20 @@ def test_what_cannot_be_killed_delays_the_next_only_by_the_grace() -> None:
     assert not case.work.reach
 
 
+def test_the_grace_is_for_all_that_was_killed() -> None:
+    """With two alive the next is not begun as soon as one of them is gone."""
+    case = Case().begins(Verb.START)
+    start = case.last
+    case.begins(Verb.STOP, seconds=60, resources=RESOURCES[1:2]).wait(KILL_GRACE)
+    stop = case.last
+    assert stop.verb is Verb.STOP
+    case.begins(Verb.STOP)
+    case.executor.end(stop, ok=False)
+    assert case.last is stop
+    case.executor.end(start, ok=False)
+    assert (case.last.verb, case.last.resource) == (Verb.STOP, "web")
+
+
 def test_pending_names_what_is_alive() -> None:
     """What is remembered after a sequence are the sequences whose operations have not ended."""
     case = started().begins(Verb.STOP).ends()

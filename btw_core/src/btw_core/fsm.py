@@ -241,11 +241,11 @@ def _absorb(s: Situation, e: Event) -> Situation:
     new: dict[str, object] = {}
     match e:
         case ev.Acquired():
-            new = {"held": True, "term": e.term, "hard": None, "cut": False, "gone": False, "healthy_at": e.at}
+            new = {"held": True, "term": e.term, "hard": None, "healthy_at": e.at}
         case ev.Settled():
             new = {"healthy_at": e.at}
         case ev.LeaseLost() | ev.LeftBehind():
-            new = {"held": False, "hard": e.hard}
+            new = {"held": False, "hard": e.hard, "cut": False}
         case ev.HaltAskedFor():
             new = {"halt": True}
         case ev.HealthSeen() if e.health is Health.UP and s.state in _WATCHED:
