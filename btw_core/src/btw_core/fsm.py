@@ -271,13 +271,13 @@ def _absorb(s: Situation, e: Event) -> Situation:
 
 def _settle(s: Situation, actions: tuple[Action, ...], next_state: State) -> Situation:
     """What taking a row changes: the next state, the deadline that its actions carry, the count of failures."""
-    new: dict[str, object] = {"state": next_state}
+    new: dict[str, object] = {"state": next_state, "gone": s.gone and next_state is _S.STUCK}
     if next_state not in (*_STOPPING, _S.STARTING, _S.FAILED):
         new["deadline"] = None
     for action in actions:
         match action:
             case ev.StopResources():
-                new |= {"deadline": action.deadline, "reason": action.reason, "up_since": None, "gone": False}
+                new |= {"deadline": action.deadline, "reason": action.reason, "up_since": None}
             case ev.StartResources() | ev.HurryStop():
                 new["deadline"] = action.deadline
             case ev.HoldOff():
