@@ -53,6 +53,7 @@ class Controller:
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self._held_up = False  # something alive keeps a stop from being verified
         self._asking = False  # a survey or fence is under way
+        self._said = ""  # the last note since the last change of state
 
     def begin(self) -> None:
         """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
@@ -110,7 +111,7 @@ class Controller:
         if state is not before or actions:
             cause = f"{row.why}: {event.cause}" if event.cause else row.why
             if state is not before:
-                self.since, self.cause = event.at, cause
+                self.since, self.cause, self._said = event.at, cause, ""
             self.desk.journal.write(
                 "transition", package=self.name, cause=cause, state=state, term=self.situation.term, before=before
             )
@@ -120,9 +121,11 @@ class Controller:
             self.desk.ports.executor.unwatch(self.name)
             self._look = None
         if before is State.UNKNOWN and state in _WATCHED and state is not before:
-            self.memory.may_be_up = True  # it was up already, and is ours now
+            self.memory.begun()  # it was up already, and is ours now
             self.work.reach = len(self.spec.resources)
             self.memory.try_save()
+        if before is State.STUCK and state in (State.HALTED, State.OFF, State.FAILED):
+            self.memory.verified_down()  # by looking: nothing is alive, and status says down
         for action in actions:
             self._do(action)
         self._settle_wanted()
@@ -136,7 +139,7 @@ class Controller:
             case ev.Fence():
                 self._fence()
             case ev.StartResources():
-                self.memory.may_be_up = True
+                self.memory.begun()
                 self.health.clear()
                 self.work.begin(
                     Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
@@ -198,6 +201,7 @@ class Controller:
         record = self.claim.record
         if record is None:
             return
+        self.memory.noted()
         if self.situation.state is State.FENCING and self.claim.held and not record.unfenced:
             self.apply(ev.Settled(at=self.desk.now()))
         if self.situation.state is State.STANDBY and self.me.node in record.off:
@@ -210,7 +214,7 @@ class Controller:
         self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
 
     def _release(self) -> None:
-        self.memory.verified_down()
+        self.memory.try_save()
         cause = self.situation.off or self.cause
         self.claim.release(
             self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now()))
@@ -267,7 +271,10 @@ class Controller:
         self.work.begin(Order(verb=Verb.HEAL, term=self.situation.term, deadline=deadline, resources=resources))
 
     def _worked(self, outcome: Outcome) -> None:
-        self.memory.try_save()
+        if outcome.verb is Verb.STOP and outcome.ok:
+            self.memory.verified_down()
+        else:
+            self.memory.try_save()
         now = self.desk.now()
         match outcome.verb, outcome.ok:
             case Verb.START, True:
@@ -307,12 +314,11 @@ class Controller:
     def _pace(self) -> None:
         self.desk.at(self.desk.now() + self.spec.timing.pace, ("pace", self.name), self._pace)
         if self.situation.state in _WATCHED:
-            if self._look is not None:
-                waited = self.desk.now() - self._look[1]
+            if self._look is None:
+                self._ask_look()
+            elif (waited := self.desk.now() - self._look[1]) >= self.spec.timing.pace / 2:  # else only just asked
                 cause = f"the observer has not answered for {waited:.1f} s"
                 self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=Health.CANNOT_TELL))
-            else:
-                self._ask_look()
         elif self.situation.state is State.STUCK:
             self._survey()
         elif self.situation.state is State.FENCING:
@@ -332,6 +338,9 @@ class Controller:
 
     # ---- words
     def _say(self, text: str) -> None:
+        if text == self._said:
+            return  # found again, as each pace
+        self._said = text
         self.desk.journal.write("note", package=self.name, cause=text, state=self.situation.state)
 
     def summary(self) -> dict[str, Any]:

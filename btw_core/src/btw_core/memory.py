@@ -36,10 +36,12 @@ class Memory:
         self.desk, self.spec, self.me = desk, spec, me
         self.claim, self.work = claim, work
         self.may_be_up = False
+        self.down = False  # verified down in this life, and nothing was begun since
         self.off = ""
         self.ready = False  # nothing that a former life had begun runs any more
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
         self._operation, self._left_behind = operation, left_behind
+        self._floor = -1  # as it is on disk
 
     # ---- the disk
     def load(self) -> None:
@@ -68,6 +70,7 @@ class Memory:
             state=self.work.state,
         )
         self.desk.ports.disk.save(self.spec.name, saved)
+        self._floor = saved.term
 
     def try_save(self) -> None:
         """Where the effect is not of our making, or already undone: go on without memory, but say so."""
@@ -106,6 +109,11 @@ class Memory:
         else:
             ready()
 
+    def noted(self) -> None:
+        """A record was read: its term has to be known here even after the store is lost or set back."""
+        if self.claim.floor != self._floor:
+            self.try_save()
+
     def acquired(self, adopted: bool) -> None:
         """The lock is ours: a former life that was not adopted is known to be down, or was silent on a free lock."""
         self.former = None
@@ -113,37 +121,45 @@ class Memory:
         if not adopted:
             self.claim.predecessor = None
 
+    def begun(self) -> None:
+        """From here on it may be up by our doing."""
+        self.may_be_up, self.down = True, False
+
     def consider(self, record: PackageRecord, state: State) -> None:
-        """The record is another's, or free: stop what was left behind, forget what was seen down, settle debts."""
+        """The record is another's, or free: stop what was left behind, settle debts of what is down here."""
         if not self.ready:
             return
         owed = [d for d in record.unfenced if lease.gone_by_reboot(d, self.me) or self._is_own(d)]
-        if self.former is not None and state in (State.STANDBY, State.OFF):
-            former = self.former.incarnation
-            if record.holder is not None and record.holder.nonce == former.nonce and not record.released:
-                return  # to be adopted
-            if self.may_be_up and any(d.nonce == former.nonce for d in owed):
+        if state in (State.STANDBY, State.OFF):
+            if self.former is not None:
+                nonce = self.former.incarnation.nonce
+                if record.holder is not None and record.holder.nonce == nonce and not record.released:
+                    return  # to be adopted
+                if record.released and self.may_be_up:
+                    return  # who takes it decides: we look, another makes us stop it
+                if not self.may_be_up:
+                    self._forget_former()
+            # memory is no proof that a debt is paid (it may have been lost in between): a verified stop is
+            if self.may_be_up or (not self.down and any(self._is_own(d) for d in owed)):
                 holder = record.holder.node if record.holder else "nobody"
                 self._left_behind(f"term {record.term} is {holder}'s")
                 return
-            self._forget_former()  # it gave the lock back, or the taker has seen it down
-        if owed and state in _REST and not self.may_be_up:
-            self.claim.settle(d.nonce for d in owed)
+        paid = [d.nonce for d in owed if self.down or not self._is_own(d)]
+        if paid and not self.may_be_up and state in _REST:
+            self.claim.settle(paid)
 
     def verified_down(self) -> None:
-        """Nothing of this package is up here. A former life that was never dealt with stays remembered."""
-        if self.former is None or self.work.reach == 0:
-            self.may_be_up = False
-        self.try_save()
+        """Nothing of this package is up here, whatever life of this node had started it."""
+        self.down = True
+        self._forget_former()
 
     def _forget_former(self) -> None:
-        self.former, self.may_be_up = None, False
-        self.claim.predecessor = None
+        self.former, self.claim.predecessor = None, None
+        self.may_be_up = False
         self.work.reach, self.work.state = 0, {}
         self.try_save()
 
     def _is_own(self, debt: Incarnation) -> bool:
-        former = self.former.incarnation.nonce if self.former else ""
-        return debt.nonce in (self.me.nonce, former)
-
-
+        """A life of this node in this boot. All but ours are over: the lock on the state file has proved it."""
+        me = self.me
+        return (debt.node, debt.machine, debt.boot) == (me.node, me.machine, me.boot)

@@ -43,6 +43,7 @@ class Session:
         self._revision: int | None = None
         self._attempts: dict[int, float] = {}  # seq -> sent, of everything that may still be committed
         self._sighting: Sighting | None = None
+        self._former = ""  # nonce of the life before ours in this slot
 
     def seen(self, view: View) -> None:
         """Take the slot as soon as it is certainly nobody else's."""
@@ -63,6 +64,7 @@ class Session:
                 if view.sent < self._sighting.since + view.longest(self.timing.lease):
                     return
             self._revision = revision
+            self._former = other.nonce
         self._registered = True
         self._attempt()
 
@@ -126,7 +128,8 @@ class Session:
             self._say(str(damage))
             self._later(self.timing.retry, self._read)
             return
-        if record.incarnation.nonce != self.me.nonce and self._revision != found.revision:
+        foreign = record.incarnation.nonce not in (self.me.nonce, self._former)  # the former: the store was set back
+        if foreign and self._revision != found.revision:
             self._over = True
             self._refused(f"session of {self.me.node} was taken over by pid {record.incarnation.pid} of this name")
         elif record.incarnation.nonce == self.me.nonce and record.seq in self._attempts:

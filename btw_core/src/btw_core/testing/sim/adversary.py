@@ -73,6 +73,7 @@ class Storm(Adversary):
         self.kinds = self.random.sample(kinds, self.random.randint(2, 9))
         self.bad = {verb: self.random.choice([0.0, 0.0, 0.1, 0.4]) for verb in (Verb.START, Verb.STOP, Verb.HEAL)}
         self.stiff = self.random.choice([0.0, 0.0, 0.05, 0.3])
+        self.forgets_again = 0.0
         self._stuck: dict[tuple[str, str], float] = {}
 
     def begin(self) -> None:
@@ -149,4 +150,5 @@ class Storm(Adversary):
                     self._stuck[life.nonce, name] = now
                     self.fault(f"a person asks {life.nonce} to stop {name} again")
                     life.deliver(HaltAsked(package=name, cause="tried again"))
+        disasters.unlock(self, hopeless=True)
         self.world.scheduler.after(5, self._tend)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...lease import PACKAGES, PackageRecord, decode, encode, unlocked
-from ...ports import EnableAsked, HaltAsked
+from ...ports import EnableAsked, ExecutorLost, HaltAsked
 from ...types import Status
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def disk_full(storm: Storm) -> None:
 
 def memory_lost(storm: Storm) -> None:
     node = _node(storm)
+    if storm.world.scheduler.now < storm.forgets_again:
+        return  # the store has forgotten just now: what is known must be known somewhere
     storm.fault(f"{node.name} loses its state directory")
     if node.life is not None:
         node.life.die("kill -9")
@@ -142,6 +144,8 @@ def observer(storm: Storm) -> None:
 
     def over() -> None:
         node.observer = ""
+        if node.life is not None and node.life.alive:  # the executor has noticed, and started another
+            node.life.deliver(ExecutorLost(what="observer", cause="hung"))
 
     storm.lasting(f"observer of {node.name} {node.observer}", storm.window(), over)
 
@@ -194,25 +198,58 @@ def enable(storm: Storm) -> None:
         life.deliver(EnableAsked(package=package, cause="a person"))
 
 
-def unlock(storm: Storm) -> None:
-    """A person says that it is down everywhere, and it is, and nobody is at it."""
+def unlock(storm: Storm, *, hopeless: bool = False) -> None:
+    """A person says that it is down everywhere, and it is, and nobody is at it. `hopeless`: only where a debt is owed
+    by a node whose memory was lost, after having seen to it that nothing is up there."""
+    nodes = storm.world.nodes.values()
     for spec in storm.world.specs:
         found = storm.world.store.records.get(PACKAGES + spec.name)
-        nodes = storm.world.nodes.values()
-        if found is None or not all(storm.world.judge.down(n, spec.name) for n in nodes):
+        if found is None:
             continue
+        record = decode(PackageRecord, found.key, found.value)
         lives = [n.life for n in nodes if n.life is not None and n.life.alive]
-        if any(life.manager.controllers[spec.name].claim.held for life in lives):
+        if hopeless:
+            debtors = [storm.world.lives[d.nonce].node for d in record.unfenced]
+            if not any(n.state.lost for n in debtors):
+                continue
+            for life in [life for life in lives if life.manager.controllers[spec.name].claim.held]:
+                life.die("ended by a person before unlocking")
+            for node in debtors:
+                for (package, _), part in node.parts.items():
+                    if package == spec.name:
+                        part.up, part.remnants = "", {}
+        elif any(life.manager.controllers[spec.name].claim.held for life in lives):
             continue
-        record = unlocked(decode(PackageRecord, found.key, found.value), "a person")
-        storm.fault(f"a person unlocks {spec.name}")
-        storm.world.store.put(found.key, encode(record), found.revision)
+        if all(storm.world.judge.down(n, spec.name) for n in nodes):
+            storm.fault(f"a person unlocks {spec.name}")
+            storm.world.store.put(found.key, encode(unlocked(record, "a person")), found.revision)
+
+
+def _may_forget(storm: Storm) -> bool:
+    """Absence has no identity: a record that comes and goes again between two readings of a stand-by was never there
+    for it. The rules cannot see that; so the next disaster waits until everybody has read since the last."""
+    now = storm.world.scheduler.now
+    longest = max(spec.timing.lease for spec in storm.world.specs)
+    if now < storm.forgets_again:
+        return False
+    storm.forgets_again = now + 4 * longest
+    return True
+
+
+def _all_know(storm: Storm) -> bool:
+    for spec in storm.world.specs:
+        found = storm.world.store.records.get(PACKAGES + spec.name)
+        term = decode(PackageRecord, found.key, found.value).term if found else 0
+        saved = [node.state.files.get(spec.name) for node in storm.world.nodes.values()]
+        if any(each is None or each.term < term for each in saved):
+            return False
+    return True
 
 
 def deletion(storm: Storm) -> None:
     """The record of one package goes."""
     key = PACKAGES + storm.random.choice(storm.world.specs).name
-    if key in storm.world.store.records:
+    if key in storm.world.store.records and _may_forget(storm):
         storm.fault(f"{key} is deleted from the store")
         storm.world.judge.forgotten()
         storm.world.store.remove(key)
@@ -232,6 +269,9 @@ def restore(storm: Storm) -> None:
     snapshot = dict(storm.world.store.records)
 
     def back() -> None:
+        # who never saw the newest term (or forgot it) takes a free record of the past at its word
+        if not _all_know(storm) or not _may_forget(storm):
+            return
         storm.fault("the store is set back")
         storm.world.judge.forgotten()
         storm.world.store.restore(snapshot)

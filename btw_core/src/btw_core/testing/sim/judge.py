@@ -77,6 +77,8 @@ class Judge:
             if other.id != operation.id and (other.package, other.resource) == key and run.begun:
                 self.fail(f"{operation.verb} {operation.id} begins while {other.verb} {other.id} still runs")
         last = self._begun.get(key)
+        if last is not None and last.node != life.node.name and operation.package in self.excused:
+            last = None  # terms were forgotten with the records; only what this node has seen is sure
         if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != life.node.name)):
             self.fail(f"effect of term {operation.term} on {life.node.name} after one of term {last.term} on {last.node}")
         self._begun[key] = Begun(operation.term, life.node.name)
@@ -95,11 +97,11 @@ class Judge:
     def _excused(self, node: Node, package: str) -> bool:
         return node.name in self.excused.get(package, ()) and not self._believes(node.life, package)
 
-    def down(self, node: Node, package: str) -> bool:
-        """Truly: nothing up, and no start, stop or heal alive."""
+    def down(self, node: Node, package: str, verbs: tuple[Verb, ...] = CHANGING) -> bool:
+        """Truly: nothing up, and no such operation alive."""
         spec = self.world.spec(package)
         return not any(node.active(package, r.name) for r in spec.resources) and not any(
-            run.operation.package == package and run.operation.verb in CHANGING for run in node.running.values()
+            run.operation.package == package and run.operation.verb in verbs for run in node.running.values()
         )
 
     # ---- belief
@@ -159,7 +161,8 @@ class Judge:
             self.world.note(f"STORE: {name} released by {new.holder.nonce}, term {new.term}")
         elif old.holder is not None and new.holder is not None and old.holder.nonce != new.holder.nonce:
             self.world.note(f"STORE: {name} from {old.holder.nonce} to {new.holder.nonce}, term {new.term}")
-            if not old.released:
+            known = life.belief.get(name)
+            if not old.released and not (known is not None and known[0] == new.term):  # else it is written again
                 self._not_before_h(name, old.holder.nonce, life)
         self._debts(name, old, new, life)
 
@@ -189,7 +192,9 @@ class Judge:
                 continue
             life = self.world.lives[nonce]
             node = life.node
-            if life.boot != node.computer.boot or (self.down(node, name) and not self._believes(life, name)):
+            # a stop that another asked for brings nothing up; one's own has to be over before one releases
+            verbs = CHANGING if node is writer.node else BEGINNING
+            if life.boot != node.computer.boot or (self.down(node, name, verbs) and not self._believes(life, name)):
                 continue
             if new.term == old.term and new.holder is not None and new.holder.nonce == writer.nonce and node is writer.node:
                 saved = writer.saved(name)
@@ -197,12 +202,9 @@ class Judge:
                     self._adopts(writer, name)
                     continue
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")
-            if node.life is life and node.name == writer.node.name and self._taken_again(old, new, writer, name):
+            if self._excused(node, name):
                 continue
             self.fail(f"{nonce} left the record of {name} though {node.name} has it up: {node.alive(name)} ({new.cause})")
-
-    def _taken_again(self, old: PackageRecord, new: PackageRecord, writer: Life, name: str) -> bool:
-        return False
 
     def _adopts(self, life: Life, name: str) -> None:
         self.adoptions += 1
