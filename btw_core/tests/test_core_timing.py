@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import inf, nan
 
 import msgspec
@@ -38,7 +39,7 @@ def test_the_defaults_hold() -> None:
     assert t.renewal_deadline == 4
     assert t.grace == pytest.approx(1.7)
     assert t.lease == pytest.approx(61.7)
-    assert t.worst_failover() == pytest.approx(69.7)
+    assert t.worst_failover() == pytest.approx(85.7)
 
 
 @given(SOUND)
@@ -58,7 +59,18 @@ def test_the_lease_outlasts_timeout_and_stop(t: Timing) -> None:
     assert t.hard_at(100) + t.grace == pytest.approx(100 + t.lease)
     if t.clock_error > 1e-6 or t.slack > 1e-6:
         assert t.lease > t.timeout + t.stop_timeout
-    assert t.worst_failover() > t.lease
+
+
+@given(SOUND, st.floats(0, 1), st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_the_worst_failover_is_a_bound(t: Timing, phase: float, answers: list[float]) -> None:
+    """Whenever the stand-by looks within its pace, and however long answers take within r: from the sending of the last
+    renewal until the stand-by has the lock it is never longer than said."""
+    renewal, first, last, cas = (share * t.renewal_deadline for share in answers)
+    seen = renewal + phase * t.pace + first  # when the renewal is first received; a reading is sent each pace
+    looks = math.ceil((first + t.lease) / t.pace)  # so many later is the first that is sent a whole L after that
+    taken = renewal + phase * t.pace + looks * t.pace + last + cas
+    assert taken >= seen + t.lease - 1e-6
+    assert taken <= t.worst_failover() * (1 + 1e-9)
 
 
 @given(SOUND)

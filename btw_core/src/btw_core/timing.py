@@ -56,9 +56,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
         return sent + self.timeout + self.stop_timeout
 
     def worst_failover(self) -> float:
-        """Seconds from the last committed renewal of a vanished holder to the decision of a stand-by to start:
-        L, plus the stand-by's pace (it looks once per pace) and one renewal deadline for its own CAS."""
-        return self.lease + self.pace + self.renewal_deadline
+        """Seconds from the last committed renewal of a vanished holder until a stand-by has the lock: L, a pace until
+        it sees that renewal, a pace until the reading that ends L, and four answers of at most r each (the renewal,
+        those two readings, the stand-by's own CAS)."""
+        return self.lease + 2 * self.pace + 4 * self.renewal_deadline
 
 
 def violations(timing: Timing) -> list[str]:
