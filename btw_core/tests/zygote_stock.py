@@ -208,6 +208,16 @@ class Does:
     def watch_fifo(directory: Path, ctx: Context) -> list[int]:
         return [os.open(directory / "fifo", os.O_RDONLY | os.O_NONBLOCK)]
 
+    @staticmethod
+    def watch_nothing(directory: Path, ctx: Context) -> list[int]:
+        return [999]
+
+    @staticmethod
+    def holds_the_lock(directory: Path, ctx: Context) -> Status:
+        """PyDLL does not release the interpreter's lock while it calls."""
+        ctypes.PyDLL(None).sleep(3600)
+        return Status.UP
+
 
 SHOW_ENVIRONMENT = 'import json, os; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith("BTW_")}))'
 
@@ -255,6 +265,15 @@ def fail_to_load(arguments: Sequence[str]) -> Inventory:
     raise SystemExit("no licence")
 
 
+def exit_when_loading(arguments: Sequence[str]) -> Inventory:
+    os._exit(3)
+
+
+def hang_when_loading(arguments: Sequence[str]) -> Inventory:
+    while True:
+        time.sleep(3600)
+
+
 def _broken(event: Mapping[str, Any]) -> None:
     raise ValueError("cannot bear events")
 
@@ -268,8 +287,10 @@ def _write(file: Path, event: Mapping[str, Any]) -> None:
 class Manager:
     """Collects what the executor reports."""
 
-    def __init__(self, directory: Path, packages: Mapping[str, Any], *, cgroups: bool, patience: Patience) -> None:
-        self.node = f"test-{os.getpid()}-{next(_numbers)}"
+    def __init__(
+        self, directory: Path, packages: Mapping[str, Any], *, cgroups: bool, patience: Patience, node: str = ""
+    ) -> None:
+        self.node = node or f"test-{os.getpid()}-{next(_numbers)}"
         self.dir = directory
         root = find_cgroup_root(self.node) if cgroups else ""
         assert root is not None, "cgroups were asked for, and cannot be made here"

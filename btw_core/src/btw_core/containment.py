@@ -156,13 +156,15 @@ class Cgroups:
         """A former manager may have lived in another cgroup (another login session): its operations are found by what
         /proc/PID/cgroup says. That needs no lock of the process, so it does not hang on one in D state."""
         found = {str(each): _pids(each) for each in _directories(self.root / package)}
-        mine = re.compile(rf"^0::(.*/btw/{re.escape(self.root.name)}/{re.escape(package)}/[^/\n]+)", re.MULTILINE)
+        mine = re.compile(rf"^0::(.*/btw/{re.escape(self.root.name)}/{re.escape(package)}/[^/\n]+).*", re.MULTILINE)
         for pid in _processes():
             try:
                 seen = mine.search(Path(f"/proc/{pid}/cgroup").read_text())
             except OSError:  # it has just ended
                 continue
-            place = _directory(seen[1]) if seen else None
+            if seen is None or seen[0].endswith(" (deleted)"):  # a zombie: only they are left of a removed cgroup
+                continue
+            place = _directory(seen[1])
             if place is not None:
                 found.setdefault(str(place), _pids(place))
         return found

@@ -261,7 +261,7 @@ class RealExecutor:
         if self._closing:
             return
         if self._loaded and not self._loaded.done():
-            self._loaded.set_exception(OSError(f"the zygote {cause}; what it printed says why"))
+            self._loaded.set_exception(OSError(f"the zygote ended: {cause}; what it printed says why"))
             return
         for running in self._running.values():
             if running.waiting is None:

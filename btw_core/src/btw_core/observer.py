@@ -41,9 +41,9 @@ SENDING = 5.0
 class Pool:
     """Daemon threads, more of them while some are stuck."""
 
-    def __init__(self, threads: int = THREADS, most: int = MOST_THREADS) -> None:
+    def __init__(self, threads: int = THREADS, most: int = MOST_THREADS, hopeless: float = HOPELESS) -> None:
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._threads, self._most = 0, most
+        self._threads, self._most, self._hopeless = 0, most, hopeless
         self._taken = boottime()  # when a thread took work last
         for _ in range(threads):
             self._grow()
@@ -60,7 +60,7 @@ class Pool:
         if waited > PATIENCE and self._threads < self._most:
             self._grow()
             return True
-        return waited <= HOPELESS
+        return waited <= self._hopeless
 
     def _grow(self) -> None:
         self._threads += 1
@@ -171,7 +171,7 @@ class Observer:
         with self._lock:
             for name in round.wanted:
                 if name not in known:
-                    round.answers[name] = _cannot_tell(name, f"resource {name} of {look.package} is not loaded")
+                    round.answers[name] = _cannot_tell(name, f"resource {name} of package {look.package} is not loaded")
                 elif since := self._busy.get((look.package, name)):
                     round.answers[name] = _waited(name, since)
                 else:
