@@ -100,4 +100,4 @@ class FileDisk:
 
 
 def _command_line() -> str:
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:150]
+    return " ".join(["btw", *sys.argv[1:]])[:150]

@@ -10,6 +10,7 @@ import click
 from .common import Given, fail, packages_argument, setup_options
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 #: Seconds that a manager in the background may take until it answers: loading plugins, asking package scripts.
@@ -71,17 +72,15 @@ def _detach(packages: tuple[str, ...], given: Given) -> int:
     return code
 
 
-def _wait(process: object, socket: Path) -> int | None:
+def _wait(process: subprocess.Popen[bytes], socket: Path) -> int | None:
     """None: it answers. Else how it ended."""
-    import subprocess
     import time
 
     from ..control import NoAnswer, ask
 
-    assert isinstance(process, subprocess.Popen)
     end = time.monotonic() + BEGIN
     while time.monotonic() < end:
-        code: int | None = process.poll()
+        code = process.poll()
         if code is not None:
             return code if code > 0 else 1
         try:
@@ -89,5 +88,4 @@ def _wait(process: object, socket: Path) -> int | None:
                 return None
         except (NoAnswer, OSError):
             time.sleep(0.05)
-    fail(f"pid {process.pid} has not answered for {BEGIN:g} s; it goes on, see its log")
-    return 1
+    return fail(f"pid {process.pid} has not answered for {BEGIN:g} s; it goes on, see its log")

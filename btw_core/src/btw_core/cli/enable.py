@@ -1,0 +1,72 @@
+"""`btw enable`: let this node take part again for a package that was switched off here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from .common import PATIENCE, Given, fail, packages_argument, setup_options
+
+if TYPE_CHECKING:
+    from ..config import Setup
+
+
+@click.command
+@packages_argument(required=True, several=False)
+@setup_options
+def command(package: str, dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
+    """Let this node (or --node) run the package PKG again, after `critical` switched it off here."""
+    setup = Given(dir, node, lock, plugins).setup()
+    node = setup.config.node
+    if _ask(setup, package):
+        click.echo(f"{package} is enabled on {node}; its manager tries for the lock again")
+        return
+    changed = _edit_memory(setup, package) | _edit_record(setup, package)
+    click.echo(f"{package} is enabled on {node}" if changed else f"{package} was not switched off on {node}")
+
+
+def _ask(setup: Setup, package: str) -> bool:
+    """Through the manager; False when none of this node has the package."""
+    import os
+
+    from ..control import ask
+    from .common import managers
+
+    for path, answer in managers(setup.places, setup.config.node)[0]:
+        if any(each["package"] == package for each in answer["packages"]):
+            cause = f"btw enable (pid {os.getpid()}, uid {os.getuid()})"
+            next(ask(path, {"command": "enable", "package": package, "cause": cause}, PATIENCE), None)
+            return True
+    return False
+
+
+def _edit_memory(setup: Setup, package: str) -> bool:
+    """Under the lock that a manager would hold. Leaves with exit code 75 when one does."""
+    from ..disk import Busy, FileDisk
+
+    disk = FileDisk(setup.places.state / setup.config.node)
+    try:
+        if not (disk.directory / f"{package}.json").exists():
+            return False
+        disk.lock(package)
+        saved = disk.load(package)
+        if saved is None or not saved.off:
+            return False
+        disk.save(package, msgspec.structs.replace(saved, off=""))
+        return True
+    except Busy as error:
+        fail(f"{error}; it does not answer on its control socket", 75)
+    except ValueError as error:
+        fail(str(error), 78)
+    finally:
+        disk.close()
+
+
+def _edit_record(setup: Setup, package: str) -> bool:
+    from ..lease import switched_on
+    from .records import change
+
+    before, after = change(setup, package, lambda record: record and switched_on(record, setup.config.node))
+    return before != after

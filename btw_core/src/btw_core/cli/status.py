@@ -1,0 +1,148 @@
+"""`btw status`: what runs on this computer, and for all that is not well the cause and the command that mends it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import (
+    Given,
+    json_option,
+    managers,
+    package_names,
+    packages_argument,
+    read_store,
+    seconds,
+    setup_options,
+    table,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..config import Setup
+
+Package = dict[str, Any]
+_HEADER = ["PACKAGE", "NODE", "ROLE", "STATE", "SINCE", "TERM", "LOCK"]
+_QUIET = ("stand-by", "running", "starting", "unknown", "halted")
+
+
+@click.command
+@packages_argument(required=False)
+@setup_options
+@json_option
+def command(
+    packages: tuple[str, ...],
+    dir: str | None,
+    node: str | None,
+    lock: str | None,
+    plugins: str | None,
+    as_json: bool,
+) -> None:
+    """Show the packages PKG (all without PKG) as the managers on this computer see them, of all nodes that run here,
+    and those that nobody runs here."""
+    setup = Given(dir, node, lock, plugins).setup()
+    found, troubles = managers(setup.places, node)
+    rows: list[Package] = [package for _, answer in found for package in answer["packages"]]
+    rows += _idle(setup, {row["package"] for row in rows}, troubles)
+    for _, answer in found:
+        who = f"{answer['node']} (pid {answer['pid']})"
+        troubles += [f"{who}: {answer[key]}" for key in ("store_trouble", "journal_trouble") if answer.get(key)]
+    unknown = [name for name in packages if name not in {row["package"] for row in rows}]
+    if unknown:
+        troubles.append(f"there is no package {', '.join(unknown)} in {setup.places.packages}")
+    rows = [row for row in rows if not packages or row["package"] in packages]
+    rows.sort(key=lambda row: (row["package"], row["node"]))
+    footer = [line for row in rows for line in _advice(row)] + troubles
+    if as_json:
+        click.echo(json.dumps({"packages": rows, "advice": footer}, indent=2))
+    else:
+        _show(rows, footer)
+    sys.exit(1 if unknown else 0)
+
+
+def _idle(setup: Setup, managed: set[str], troubles: list[str]) -> Iterator[Package]:
+    """Packages that have a file but no manager on this computer; who holds them, if the store can say."""
+    names = [name for name in package_names(setup.places) if name not in managed]
+    if not names:
+        return
+    from ..claim import describe
+    from ..lease import PACKAGES, DamagedRecord, PackageRecord, decode
+    from ..resource import ConfigError
+
+    locks: dict[str, str] = {}
+    try:
+        records, trouble = read_store(setup)
+    except ConfigError as error:
+        records, trouble = None, str(error)
+    if trouble:
+        troubles.append(f"cannot read the lock store {setup.lock}: {trouble}")
+    for record in records or []:
+        if record.key.startswith(PACKAGES):
+            try:
+                text = describe(decode(PackageRecord, record.key, record.value), None, 0.0)
+            except DamagedRecord as error:
+                text = str(error)
+            locks[record.key.removeprefix(PACKAGES)] = text
+    for name in names:
+        idle: Package = {"package": name, "node": setup.config.node, "role": "-", "state": "not run here", "cause": ""}
+        idle |= {"seconds": None, "term": None, "resources": [], "left_up": _left_up(setup.places.state, name)}
+        yield idle | {"lock": locks.get(name, "cannot tell" if trouble else "never held")}
+
+
+def _left_up(state: Path, name: str) -> list[str]:
+    """Nodes of this computer whose memory says that a manager left the package up."""
+    from ..disk import FileDisk
+
+    found = []
+    for file in state.glob(f"*/{name}.json"):
+        try:
+            saved = FileDisk(file.parent).load(name)
+        except (OSError, ValueError):
+            found.append(file.parent.name)  # cannot tell
+            continue
+        if saved is not None and saved.may_be_up:
+            found.append(file.parent.name)
+    return found
+
+
+def _advice(row: Package) -> Iterator[str]:
+    """The cause of what is not well, and the command that mends it."""
+    name, node, state = row["package"], row["node"], row["state"]
+    who = f"{name} on {node}: {state}"
+    if state == "not run here":
+        for other in row["left_up"]:
+            remedy = f"btw run {name} -d --node {other}, or btw try {name} stop --node {other}"
+            yield f"{name}: may be up on {other}, with no manager: {remedy}"
+        return
+    remedy = {
+        "off": f"when its cause is mended: btw enable {name} --node {node}",
+        "stuck": f"mend what keeps it from stopping, then: btw stop {name} --node {node}",
+        "fencing": f"if you made sure that the former holder is down: btw unlock {name} --confirmed",
+    }.get(state, f"see btw events {name}")
+    if state not in _QUIET:
+        doing = f" ({row['working_on']})" if row.get("working_on") else ""
+        yield f"{who}{doing}: {row['off'] or row['cause']}; {remedy}"
+    for each in row["resources"]:
+        if each["detail"] and each["status"] != "up":
+            yield f"{name} on {node}: {each['resource']} {each['status'] or 'cannot tell'}: {each['detail']}"
+
+
+def _show(rows: list[Package], footer: list[str]) -> None:
+    if rows:
+        click.echo(table([_HEADER, *(_cells(row) for row in rows)]))
+    else:
+        click.echo("no packages; make one: btw new NAME -m exec")
+    if footer:
+        click.echo()
+    for line in footer:
+        click.echo(line)
+
+
+def _cells(row: Package) -> list[str]:
+    since = "-" if row["seconds"] is None else seconds(row["seconds"])
+    return [row["package"], row["node"], row["role"], row["state"], since, str(row["term"] or "-"), row["lock"]]
