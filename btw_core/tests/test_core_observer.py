@@ -94,10 +94,11 @@ def test_late_answer_of_a_former_state_is_dropped(tmp_path: Path) -> None:
     run(test)
 
 
-def _poke(fifo: Path) -> None:
-    """Let go who waits for a writer, if anybody does."""
+def _poke(fifo: Path) -> bool:
+    """Let go who waits for a writer, if anybody does. Always False."""
     with contextlib.suppress(OSError):
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    return False
 
 
 def test_watch(tmp_path: Path) -> None:

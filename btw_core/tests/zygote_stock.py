@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,8 +74,7 @@ class Does:
         return Status.UP if (directory / "up").exists() else Status.DOWN
 
     @staticmethod
-    def nothing(directory: Path, ctx: Context) -> None:
-        pass
+    def nothing(directory: Path, ctx: Context) -> None: ...
 
     @staticmethod
     def still_up(directory: Path, ctx: Context) -> Status:
@@ -270,8 +269,8 @@ def exit_when_loading(arguments: Sequence[str]) -> Inventory:
 
 
 def hang_when_loading(arguments: Sequence[str]) -> Inventory:
-    while True:
-        time.sleep(3600)
+    time.sleep(3600)
+    raise AssertionError
 
 
 def _broken(event: Mapping[str, Any]) -> None:
@@ -395,10 +394,6 @@ def clean_up(directory: Path, cgroup: str) -> None:
         wait_until(lambda: everything.remove(cgroup) or not Path(cgroup).exists())  # type: ignore[func-returns-value]
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a test that is a coroutine."""
-
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), 100)
-
-    asyncio.run(bounded())
+    asyncio.run(asyncio.wait_for(test(), 100))
