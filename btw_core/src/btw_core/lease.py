@@ -122,9 +122,19 @@ def gone_by_reboot(former: Incarnation, known: Incarnation) -> bool:
     return former.machine == known.machine and former.boot != known.boot
 
 
+def same_boot(one: Incarnation, other: Incarnation) -> bool:
+    """Both live on the same computer at the same time."""
+    return (one.machine, one.boot) == (other.machine, other.boot)
+
+
 def rebooted(view: View, former: Incarnation) -> bool:
-    """A living session proves a new boot of the computer on which `former` lived."""
-    return any(gone_by_reboot(former, session.incarnation) for _, session in view.sessions.values())
+    """A life in another boot has followed in the very session slot of `former`: what it did is gone.
+
+    Boots have no order of their own: a session elsewhere on that computer may be the older one, never ended. But a
+    slot passes from life to life by compare-and-swap, so another life in it came later.
+    """
+    found = view.sessions.get(session_key(former))
+    return found is not None and gone_by_reboot(former, found[1].incarnation)
 
 
 def judge(

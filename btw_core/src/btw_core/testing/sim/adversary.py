@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from ...fsm import HOLD_OFF_CEILING
 from ...ports import EnableAsked, HaltAsked, Operation
 from ...types import State, Status, Verb
 from . import disasters
@@ -62,6 +63,8 @@ class Storm(Adversary):
 
     #: Seconds a person leaves something stuck before asking for another stop.
     PATIENCE = 40.0
+    #: Seconds between its rounds.
+    TENDS = 5.0
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -77,7 +80,8 @@ class Storm(Adversary):
         self._stuck: dict[tuple[str, str], float] = {}
 
     def begin(self) -> None:
-        self.world.note(f"faults: {', '.join(self.kinds)}; bad {self.bad}, stiff {self.stiff}, gap {self.gap:.1f} s")
+        bad = {str(verb): share for verb, share in self.bad.items()}
+        self.world.note(f"faults: {', '.join(self.kinds)}; bad {bad}, stiff {self.stiff}, gap {self.gap:.1f} s")
         self._next()
         self.world.scheduler.at(self.quiet, self._calm_down)
 
@@ -124,10 +128,26 @@ class Storm(Adversary):
     def _calm_down(self) -> None:
         self.calm = True
         self.fault("the last one is over")
+        now = self.world.scheduler.now
         for node in self.world.nodes.values():
+            node.sluggish = 0.0
+            for run in node.running.values():
+                run.stiff_until = min(run.stiff_until, now)
             for part in node.parts.values():
-                part.mood = Status.UP
+                part.mood, part.stiff_until = Status.UP, 0.0
+                part.remnants = dict.fromkeys(part.remnants, 0.0)
         self._tend()
+        self.world.scheduler.after(self.bound(), self.world.judge.always_one)
+
+    def bound(self) -> float:
+        """Seconds after the last fault in which everything runs again: whoever failed often holds off, whoever is stuck
+        is left alone for PATIENCE, a manager is begun again; then two fail-overs in a row, one of them fenced."""
+        bounds = []
+        for spec in self.world.specs:
+            t = spec.timing
+            held_off = HOLD_OFF_CEILING * t.pace + self.PATIENCE + 2 * self.TENDS + 3
+            bounds.append(held_off + 2 * (t.worst_failover() + t.pace + t.stop_timeout) + t.start_timeout)
+        return 1.02 * max(bounds) + 5
 
     def _tend(self) -> None:
         """What a person does once each few seconds: enable, ask again, start again."""
@@ -151,4 +171,38 @@ class Storm(Adversary):
                     self.fault(f"a person asks {life.nonce} to stop {name} again")
                     life.deliver(HaltAsked(package=name, cause="tried again"))
         disasters.unlock(self, hopeless=True)
-        self.world.scheduler.after(5, self._tend)
+        self.world.scheduler.after(self.TENDS, self._tend)
+
+
+class Drizzle(Adversary):
+    """Only outages of the store that are shorter than T - P - 2 r, each after the last is forgotten."""
+
+    def begin(self) -> None:
+        self.world.scheduler.after(60, self._rain)
+
+    def _rain(self) -> None:
+        self.world.judge.gentle = True
+        timings = [spec.timing for spec in self.world.specs]
+        longest = min(t.timeout - t.pace - 2 * t.renewal_deadline for t in timings)
+        lines = [node.line for node in self.world.nodes.values() if self.random.random() < 0.7]
+        for line in lines:
+            line.cut = True
+
+        def over() -> None:
+            for line in lines:
+                line.cut = False
+
+        self.lasting("store unreachable", longest * self.random.uniform(0.5, 0.99), over)
+        self.world.scheduler.after(longest + max(t.timeout for t in timings) * self.random.uniform(1, 3), self._rain)
+
+
+class Script(Adversary):
+    """Given faults at given instants, for scenarios: `at(seconds, do)` with do(world)."""
+
+    def __init__(self, world: World, acts: tuple[tuple[float, Callable[[World], None]], ...]) -> None:
+        super().__init__(world)
+        self._acts = acts
+
+    def begin(self) -> None:
+        for when, act in self._acts:
+            self.world.scheduler.at(when, lambda act=act: act(self.world))  # type: ignore[misc]

@@ -150,6 +150,17 @@ def observer(storm: Storm) -> None:
     storm.lasting(f"observer of {node.name} {node.observer}", storm.window(), over)
 
 
+def sluggish(storm: Storm) -> None:
+    """Operations begin late."""
+    node = _node(storm)
+    node.sluggish = storm.random.choice([0.3, 3.0])
+
+    def over() -> None:
+        node.sluggish = 0.0
+
+    storm.lasting(f"{node.name} is loaded", storm.window(), over)
+
+
 def vanish(storm: Storm) -> None:
     """A service dies."""
     for node in storm.world.nodes.values():
@@ -283,6 +294,6 @@ KINDS: dict[str, Callable[[Storm], None]] = {
     function.__name__: function
     for function in (
         crash, crash_at_call, family, zygote, reboot, freeze, cut, lossy, watch, disk_full, memory_lost, observer,
-        vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
+        sluggish, vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
     )
 }  # fmt: skip

@@ -69,7 +69,8 @@ class SimExecutor:
             what = f"{operation.verb} {operation.resource}".strip()
             self.world.note(f"{self.node.name}: {operation.package}: {what} begins ({operation.id})")
         begin = self._begin if operation.verb in CHANGING else self._tidy
-        self.world.scheduler.after(0.002 + 0.01 * self._random.random(), lambda: begin(run))
+        delay = 0.002 + (0.01 + self.node.sluggish) * self._random.random()
+        self.world.scheduler.after(delay, lambda: begin(run))
         self._life.passed_port()
 
     def kill(self, operation: str) -> None:

@@ -14,7 +14,7 @@ from ... import lease
 from ...lease import PackageRecord, decode
 from ...ports import Operation
 from ...store import Record
-from ...types import Verb
+from ...types import PackageSpec, State, Verb
 from .effects import BEGINNING, CHANGING
 from .store import Sent
 
@@ -45,6 +45,7 @@ class Judge:
         self.stops = 0
         self.takeovers = 0
         self.adoptions = 0
+        self._set_back = False  # the store was, at some time
         self._begun: dict[tuple[str, str], Begun] = {}
 
     def fail(self, text: str) -> None:
@@ -77,8 +78,9 @@ class Judge:
             if other.id != operation.id and (other.package, other.resource) == key and run.begun:
                 self.fail(f"{operation.verb} {operation.id} begins while {other.verb} {other.id} still runs")
         last = self._begun.get(key)
-        if last is not None and last.node != life.node.name and operation.package in self.excused:
-            last = None  # terms were forgotten with the records; only what this node has seen is sure
+        if last is not None and operation.package in self.excused:
+            if last.node != life.node.name or life.node.state.lost:
+                last = None  # terms were forgotten with the records; only what this node remembers is sure
         if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != life.node.name)):
             self.fail(f"effect of term {operation.term} on {life.node.name} after one of term {last.term} on {last.node}")
         self._begun[key] = Begun(operation.term, life.node.name)
@@ -153,6 +155,8 @@ class Judge:
         new = decode(PackageRecord, key, after.value)
         old = decode(PackageRecord, key, before.value) if before else PackageRecord(term=0, lease=0.0)
         life = sent.life
+        known = life.belief.get(name)  # of the term that is written: it is written again, or changed, by its holder
+        again = known is not None and known[0] == new.term and not new.released and self._set_back
         if new.holder is not None and new.holder.nonce == life.nonce:
             if new.term != old.term or old.holder is None or old.holder.nonce != life.nonce:
                 life.acquired[name] = max(sent.local, life.acquired.get(name, sent.local))
@@ -161,10 +165,10 @@ class Judge:
             self.world.note(f"STORE: {name} released by {new.holder.nonce}, term {new.term}")
         elif old.holder is not None and new.holder is not None and old.holder.nonce != new.holder.nonce:
             self.world.note(f"STORE: {name} from {old.holder.nonce} to {new.holder.nonce}, term {new.term}")
-            known = life.belief.get(name)
-            if not old.released and not (known is not None and known[0] == new.term):  # else it is written again
+            if not old.released and not again:
                 self._not_before_h(name, old.holder.nonce, life)
-        self._debts(name, old, new, life)
+        if not again:
+            self._debts(name, old, new, life)
 
     def _not_before_h(self, name: str, former: str, taker: Life) -> None:
         """Whoever did not release is left alone until H."""
@@ -173,6 +177,8 @@ class Judge:
         if life.boot != life.node.computer.boot or life.node is taker.node:
             return
         self.takeovers += 1
+        if self.gentle:
+            self.fail(f"needless take-over of {name} by {taker.nonce}")
         timing = world.spec(name).timing
         believed = life.belief.get(name)
         sent = max(life.acquired.get(name, float("-inf")), believed[1] if believed else float("-inf"))
@@ -193,30 +199,46 @@ class Judge:
             life = self.world.lives[nonce]
             node = life.node
             # a stop that another asked for brings nothing up; one's own has to be over before one releases
-            verbs = CHANGING if node is writer.node else BEGINNING
+            verbs = CHANGING if life is writer else BEGINNING
             if life.boot != node.computer.boot or (self.down(node, name, verbs) and not self._believes(life, name)):
                 continue
-            if new.term == old.term and new.holder is not None and new.holder.nonce == writer.nonce and node is writer.node:
+            if old.holder is not None and old.holder.nonce == nonce and new.term == old.term:
                 saved = writer.saved(name)
                 if not life.alive and saved is not None and saved.incarnation.nonce == nonce:
-                    self._adopts(writer, name)
+                    self._adopts(writer, name, new)
                     continue
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")
             if self._excused(node, name):
                 continue
             self.fail(f"{nonce} left the record of {name} though {node.name} has it up: {node.alive(name)} ({new.cause})")
 
-    def _adopts(self, life: Life, name: str) -> None:
+    def _adopts(self, life: Life, name: str, record: PackageRecord) -> None:
         self.adoptions += 1
         spec = self.world.spec(name)
         parts = [life.node.part(name, r.name) for r in spec.resources]
         healthy = all(p.up and p.mood == "up" and not p.remnants for p in parts)
         pending = any(r.operation.package == name and r.operation.verb in CHANGING for r in life.node.running.values())
-        if healthy and not pending and not life.manager.controllers[name].situation.off:
+        if healthy and not pending and not record.unfenced and not life.manager.controllers[name].situation.off:
             life.adopted[name] = self.world.scheduler.now
+
+    def always_one(self) -> None:
+        """Every package truly runs on some node, and its manager says so."""
+        for spec in self.world.specs:
+            if not any(self._runs(node, spec) for node in self.world.nodes.values()):
+                lives = [(n.name, n.life) for n in self.world.nodes.values()]
+                states = {n: str(x.manager.controllers[spec.name].situation.state) if x else "-" for n, x in lives}
+                self.fail(f"{spec.name} runs nowhere: {states}")
+
+    def _runs(self, node: Node, spec: PackageSpec) -> bool:
+        up = all((part := node.parts.get((spec.name, r.name))) is not None and part.up for r in spec.resources)
+        life = node.life
+        if not up or life is None or not life.alive:
+            return False
+        return life.manager.controllers[spec.name].situation.state is State.RUNNING
 
     def forgotten(self) -> None:
         """Records were taken away or set back: who can still be known?"""
+        self._set_back = True
         for spec in self.world.specs:
             nodes = {n.name for n in self.world.nodes.values() if not self.down(n, spec.name)}
             self.excused.setdefault(spec.name, set()).update(nodes)

@@ -55,6 +55,7 @@ class Node:
         self.state = State()
         self.line = Line()
         self.observer = ""  # "", slow, silent
+        self.sluggish = 0.0  # an operation may begin so many seconds late: a loaded machine
         self.parts: dict[tuple[str, str], Part] = {}
         self.running: dict[str, Running] = {}
         self.life: Life | None = None

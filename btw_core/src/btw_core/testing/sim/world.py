@@ -92,7 +92,7 @@ class World:
         try:
             self._begin()
             self.scheduler.run(60 * self.setting.minutes)
-            self.finally_()
+            self.judge.always_one()
         except Violation as violation:
             problem = f"at {self.scheduler.now:.3f} s: {violation}"
         except Exception:  # noqa: BLE001 - whatever the manager raises is a finding
@@ -121,21 +121,6 @@ class World:
         for node in self.nodes.values():
             self.scheduler.after(3 * self.random.random(), node.begin)
         self.adversary.begin()
-
-    def finally_(self) -> None:
-        """Always one: after the last fault it runs somewhere."""
-        for spec in self.specs:
-            up = [
-                n.name
-                for n in self.nodes.values()
-                if all((part := n.parts.get((spec.name, r.name))) is not None and part.up for r in spec.resources)
-            ]
-            if not up:
-                states = {
-                    n.name: str(n.life.manager.controllers[spec.name].situation.state) if n.life else "no manager"
-                    for n in self.nodes.values()
-                }
-                raise Violation(f"{spec.name} runs nowhere: {states}")
 
 
 def _packages(random: Random) -> tuple[PackageSpec, ...]:

@@ -1,0 +1,68 @@
+"""Many seeds on several processors; what failed is printed with its trace and the command that replays it."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from .adversary import Storm
+from .world import Setting, Verdict, World
+
+#: Lines of the trace that are shown of a failure.
+SHOWN = 80
+
+
+def run_seed(seed: int, *, minutes: float = 10.0, nodes: int = 3, keep_trace: bool = False) -> Verdict:
+    """One storm. Never raises. Blocks for some hundredths of a second."""
+    return World(seed, Setting(minutes=minutes, nodes=nodes, adversary=Storm), keep_trace=keep_trace).run()
+
+
+def run_seeds(seeds: Sequence[int], *, minutes: float = 10.0, nodes: int = 3, jobs: int = 1) -> Iterator[Verdict]:
+    """Their verdicts, in order."""
+    one = partial(run_seed, minutes=minutes, nodes=nodes)
+    if jobs <= 1:
+        yield from map(one, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(one, seeds, chunksize=10)
+
+
+def explain(verdict: Verdict, *, minutes: float = 10.0, nodes: int = 3) -> str:
+    """The end of the failing run's trace, what was broken, and the command that shows all of it."""
+    again = run_seed(verdict.seed, minutes=minutes, nodes=nodes, keep_trace=True)
+    command = f"python -m btw_core.testing.sim --seed {verdict.seed} --minutes {minutes:g} --nodes {nodes} --trace"
+    different = "" if again.digest == verdict.digest else "\nNOT THE SAME when run again: something is not from the seed"
+    return "\n".join([*again.trace[-SHOWN:], f"seed {verdict.seed}: {verdict.problem}{different}", f"replay: {command}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: every promise was kept; 1: the first failure is printed."""
+    parser = argparse.ArgumentParser(prog="python -m btw_core.testing.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, help="how many, from --seed on (default 100; 1 when only --seed is given)")
+    parser.add_argument("--seed", type=int, help="the first; alone: only this one")
+    parser.add_argument("--trace", action="store_true", help="print the trace of --seed")
+    parser.add_argument("--minutes", type=float, default=10.0, help="simulated minutes of each seed")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    given = parser.parse_args(arguments)
+    if given.trace and given.seed is not None:
+        verdict = run_seed(given.seed, minutes=given.minutes, nodes=given.nodes, keep_trace=True)
+        print("\n".join(verdict.trace))
+        print(f"trace {verdict.digest}")
+        return int(bool(verdict.problem))
+    first = given.seed or 0
+    began, totals = time.monotonic(), dict.fromkeys(("starts", "stops", "takeovers", "adoptions"), 0)
+    many = given.seeds or (100 if given.seed is None else 1)
+    seeds = range(first, first + many)
+    for verdict in run_seeds(seeds, minutes=given.minutes, nodes=given.nodes, jobs=given.jobs):
+        if verdict.problem:
+            print(explain(verdict, minutes=given.minutes, nodes=given.nodes))
+            return 1
+        for key in totals:
+            totals[key] += getattr(verdict, key)
+    counted = ", ".join(f"{number} {key}" for key, number in totals.items())
+    print(f"{len(seeds)} seeds kept every promise: {counted}; {time.monotonic() - began:.1f} s")
+    return 0
