@@ -49,7 +49,7 @@ INHABITANT = """
 import os, sys, time
 from pathlib import Path
 from btw_core.containment import Cgroups, Cookies
-here = Cookies(os.environ["BTW_NODE"]) if sys.argv[2] == "cookies" else Cgroups(Path(sys.argv[2]))
+here = Cookies(os.environ["BTW_HOME"]) if sys.argv[2] == "cookies" else Cgroups(Path(sys.argv[2]))
 here.create(sys.argv[1])
 here.enter(sys.argv[1])
 child = os.fork()
@@ -113,10 +113,10 @@ def test_life_of_a_place(here: Containment) -> None:
         two.end()
 
 
+@pytest.mark.parametrize("here", ["cgroups"], indirect=True)  # cookies do not depend on where the manager lives
 def test_other_cgroup_of_the_same_node(here: Containment) -> None:
     """Operations of a former manager that lived in another cgroup are members as well."""
-    if not isinstance(here, Cgroups):
-        pytest.skip("cookies do not depend on where the manager lives")
+    assert isinstance(here, Cgroups)
     elsewhere = here.root.parent.parent / f"session-{os.getpid()}"
     former = Cgroups(elsewhere / "btw" / NODE)
     place = former.place("p", "op.1")

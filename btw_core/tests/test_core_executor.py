@@ -141,7 +141,7 @@ def test_zygote_that_cannot_load() -> None:
             raise AssertionError(report)
 
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-        ends: dict[str, Any] = {"node": "n", "cgroup": "", "deliver": deliver, "environment": environment}
+        ends: dict[str, Any] = {"home": "n", "cgroup": "", "deliver": deliver, "environment": environment}
         with pytest.raises(OSError, match="the zygote ended: exit code 3"):
             await RealExecutor(loader="zygote_stock:exit_when_loading", **ends).start()
         hanging = RealExecutor(loader="zygote_stock:hang_when_loading", patience=Patience(load=1, close=0.5), **ends)

@@ -215,7 +215,7 @@ def test_fence_of_a_living_manager(tmp_path: Path, cgroup: tuple[str, str]) -> N
             pid = int(driver.stdout.readline())
             stat = proc_stat(pid)
             assert stat is not None
-            target = incarnation(node=node, pid=pid, pid_start=stat.start_time, cgroup=root)
+            target = incarnation(node=node, home=node, pid=pid, pid_start=stat.start_time, cgroup=root)
             result = do(Verb.FENCE, tmp_path, target=target)
             assert result.error == "", (result, LINES)
             for name in ("zygote", "service", "child", "daemon"):

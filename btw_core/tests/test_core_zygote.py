@@ -79,6 +79,7 @@ def test_what_an_operation_inherits(tmp_path: Path, cgroups: bool) -> None:
             "BTW_RESOURCE": "r",
             "BTW_TERM": "7",
             "BTW_VERB": "start",
+            **({} if cgroups else {"BTW_HOME": node}),
         }
 
     run(test)

@@ -298,7 +298,7 @@ class Manager:
         self._news = asyncio.Event()
         self._ids = itertools.count(1)
         self.executor = RealExecutor(
-            node=self.node,
+            home=self.node,
             cgroup=root,
             deliver=self._deliver,
             loader="zygote_stock:load",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import re
 import signal
@@ -93,9 +94,15 @@ class Containment(Protocol):
         ...
 
 
-def containment(node: str, cgroup: str) -> Containment:
-    """The one for operations of an Incarnation with this `node` and `cgroup`."""
-    return Cgroups(Path(cgroup)) if cgroup else Cookies(node)
+def home_of(node: str, state: Path) -> str:
+    """What tells this node's processes from those of a node of the same name with another state directory (another
+    cluster, a demo): the name and a short hash of the directory's real path."""
+    return f"{node}.{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:8]}"
+
+
+def containment(home: str, cgroup: str) -> Containment:
+    """The one for operations of an Incarnation with this `home` and `cgroup`."""
+    return Cgroups(Path(cgroup)) if cgroup else Cookies(home)
 
 
 def operation_of(place: str) -> str:
@@ -103,12 +110,12 @@ def operation_of(place: str) -> str:
 
 
 # ---- cgroup v2 --------------------------------------------------------------------------------------------------
-def find_cgroup_root(node: str) -> str | None:
-    """Make and return the directory for `Cgroups`, MOUNT/OWN_CGROUP/btw/NODE; None where it cannot be used."""
+def find_cgroup_root(home: str) -> str | None:
+    """Make and return the directory for `Cgroups`, MOUNT/OWN_CGROUP/btw/HOME; None where it cannot be used."""
     own = _own_cgroup()
     if own is None:
         return None
-    root = own / "btw" / node
+    root = own / "btw" / home
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".probe-{os.getpid()}"
@@ -217,21 +224,21 @@ def _processes() -> Iterator[int]:
 
 
 # ---- environment ------------------------------------------------------------------------------------------------
-def cookie_environment(node: str) -> dict[str, str]:
+def cookie_environment(home: str) -> dict[str, str]:
     """What a zygote must be started with, so that `Cookies.enter` finds room to write in."""
-    return {"BTW_NODE": node, "BTW_PACKAGE": " " * _ROOM, "BTW_OPERATION": " " * _ROOM}
+    return {"BTW_HOME": home, "BTW_PACKAGE": " " * _ROOM, "BTW_OPERATION": " " * _ROOM}
 
 
 class Cookies:
-    """BTW_NODE, BTW_PACKAGE and BTW_OPERATION in the environment that /proc shows. Places are NODE/PACKAGE/OPERATION.
+    """BTW_HOME, BTW_PACKAGE and BTW_OPERATION in the environment that /proc shows. Places are HOME/PACKAGE/OPERATION.
 
     Less than cgroups: whoever clears its environment gets away, and so does a process of another user."""
 
-    def __init__(self, node: str) -> None:
-        self.node = node
+    def __init__(self, home: str) -> None:
+        self.home = home
 
     def place(self, package: str, operation: str) -> str:
-        return f"{self.node}/{package}/{operation}"
+        return f"{self.home}/{package}/{operation}"
 
     def create(self, place: str) -> None:
         pass
@@ -249,21 +256,21 @@ class Cookies:
 
     def members(self, package: str) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        for process, cookie in _cookies(self.node):
+        for process, cookie in _cookies(self.home):
             if cookie[0] == package:
                 found.setdefault(self.place(*cookie), []).append(process.pid)
         return found
 
     def find(self, operation: str) -> list[str]:
-        return list({self.place(*cookie) for _, cookie in _cookies(self.node) if cookie[1] == operation})
+        return list({self.place(*cookie) for _, cookie in _cookies(self.home) if cookie[1] == operation})
 
     def kill(self, place: str) -> None:
-        for process, cookie in _cookies(self.node):
+        for process, cookie in _cookies(self.home):
             if self.place(*cookie) == place:
                 kill_process(process)
 
     def empty(self, place: str) -> bool:
-        return all(self.place(*cookie) != place for _, cookie in _cookies(self.node))
+        return all(self.place(*cookie) != place for _, cookie in _cookies(self.home))
 
     def remove(self, place: str) -> None:
         pass
@@ -282,8 +289,8 @@ def _room(name: str) -> int:
     return _rooms[name]
 
 
-def _cookies(node: str) -> Iterator[tuple[Process, tuple[str, str]]]:
-    """Every live process that carries a cookie of the node, with (package, operation)."""
+def _cookies(home: str) -> Iterator[tuple[Process, tuple[str, str]]]:
+    """Every live process that carries a cookie of the home, with (package, operation)."""
     for pid in _processes():
         try:
             stat = proc_stat(pid)
@@ -293,6 +300,6 @@ def _cookies(node: str) -> Iterator[tuple[Process, tuple[str, str]]]:
         except OSError:  # gone; or another user's, which cannot be killed either
             continue
         said = dict(each.split(b"=", 1) for each in environ.split(b"\0") if each.startswith(b"BTW_") and b"=" in each)
-        if said.get(b"BTW_NODE") == node.encode() and said.get(b"BTW_OPERATION"):
+        if said.get(b"BTW_HOME") == home.encode() and said.get(b"BTW_OPERATION"):
             package, operation = (os.fsdecode(said.get(name, b"")) for name in (b"BTW_PACKAGE", b"BTW_OPERATION"))
             yield Process(pid=pid, start_time=stat.start_time), (package, operation)

@@ -206,6 +206,7 @@ class RealContext:
         return inherited | {
             "BTW_CLUSTER": self.cluster,
             "BTW_NODE": self.node,
+            **{name: value for name, value in os.environ.items() if name == "BTW_HOME"},  # what containment looks for
             "BTW_PACKAGE": self.package,
             "BTW_TERM": str(self.term),
             "BTW_RESOURCE": self.resource,

@@ -76,6 +76,9 @@ class Controller:
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
 
     def enable(self, cause: str) -> None:
+        if self.situation.state in (State.HALTING, State.STUCK):
+            self._say("not enabled: still stopping after critical; enable it once it is off")
+            return
         self.claim.edit("enable", lambda record: lease.switched_on(record, self.me.node))
         self.memory.off = ""
         self.memory.try_save()
@@ -321,6 +324,8 @@ class Controller:
                 self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=Health.CANNOT_TELL))
         elif self.situation.state is State.STUCK:
             self._survey()
+            if self.situation.gone and self._look is None:
+                self._ask_look()  # nothing is left alive: only a status that says down is missing
         elif self.situation.state is State.FENCING:
             self._fence()
 

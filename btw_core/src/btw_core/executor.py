@@ -39,7 +39,7 @@ class RealExecutor:
     def __init__(
         self,
         *,
-        node: str,
+        home: str,
         cgroup: str,
         deliver: Callable[[Report], None],
         loader: str = "btw_core.zygote:configured",
@@ -49,8 +49,8 @@ class RealExecutor:
     ) -> None:
         self._deliver, self._patience = deliver, patience or Patience()
         self._command = [sys.executable, "-P", "-m", "btw_core.zygote"]
-        self._rest = [node, cgroup, loader, *arguments]
-        room = {} if cgroup else cookie_environment(node)
+        self._rest = [home, cgroup, loader, *arguments]
+        room = {} if cgroup else cookie_environment(home)
         self._environment = {**(os.environ if environment is None else environment), **room}
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 from .command import proc_stat
-from .containment import boot_id, find_cgroup_root, machine_id
+from .containment import boot_id, find_cgroup_root, home_of, machine_id
 from .types import Incarnation
 
 
-def incarnation(node: str, slot: str) -> Incarnation:
-    """This process as the manager of `node`; `slot` is the first of its packages. The nonce is new at every call.
+def incarnation(node: str, slot: str, state: Path) -> Incarnation:
+    """This process as the manager of `node` with the state directory `state`; `slot` is the first of its
+    packages. The nonce is new at every call.
 
     Makes the node's cgroup where it can. Blocks on /proc only. Raises OSError where /proc is not mounted."""
     pid = os.getpid()
+    home = home_of(node, state)
     stat = proc_stat(pid)
     return Incarnation(
         node=node,
@@ -24,5 +27,6 @@ def incarnation(node: str, slot: str) -> Incarnation:
         slot=slot,
         pid=pid,
         pid_start=stat.start_time if stat else 0,
-        cgroup=find_cgroup_root(node) or "",
+        cgroup=find_cgroup_root(home) or "",
+        home=home,
     )

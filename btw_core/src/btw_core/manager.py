@@ -50,6 +50,7 @@ class Manager:
         self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._refused)
         self.store_trouble = ""
         self._registered = False
+        self._damaged: set[str] = set()  # packages whose records cannot be read
         self._ending = False
 
     # ---- the driver's side
@@ -145,7 +146,7 @@ class Manager:
             self._trouble(answer.unavailable)
             return
         try:
-            view = _view(answer, self.desk.now())
+            view, damaged = _view(answer, self.desk.now())
         except DamagedRecord as damage:
             self._trouble(str(damage))
             return
@@ -155,14 +156,22 @@ class Manager:
             return
         self.session.seen(view)
         if self.session.sent is not None:
-            for controller in self.controllers.values():
-                controller.seen(view)
+            for name, controller in self.controllers.items():
+                if name not in damaged:  # what it says cannot be told; that it is there can
+                    controller.seen(view)
+        self._say_damaged(damaged)
 
     def _trouble(self, trouble: str) -> None:
         if bool(trouble) != bool(self.store_trouble):
             cause = f"cannot read the lock store: {trouble}; trying again" if trouble else "the lock store answers"
             self.desk.journal.write("store_trouble" if trouble else "store_back", cause=cause)
         self.store_trouble = trouble
+
+    def _say_damaged(self, damaged: dict[str, str]) -> None:
+        for name in damaged.keys() - self._damaged:
+            remedy = "repair the store, or `btw unlock` it when it is down everywhere"
+            self.desk.journal.write("record_damaged", package=name, cause=f"{damaged[name]}; {remedy}")
+        self._damaged = set(damaged)
 
     def _noticed(self, report: StoreChanged) -> None:
         for record in report.records:
@@ -214,14 +223,18 @@ def _session_timing(timing: Timing, pace: float, longest: float) -> Timing:
     )
 
 
-def _view(answer: StoreAnswered, now: float) -> View:
-    """Raises DamagedRecord."""
+def _view(answer: StoreAnswered, now: float) -> tuple[View, dict[str, str]]:
+    """What was read, and which packages' records are damaged. Raises DamagedRecord for a session: whose lease it
+    carries cannot be told."""
     assert answer.records is not None
-    packages, sessions = {}, {}
+    packages, sessions, damaged = {}, {}, {}
     for record in answer.records:
         if record.key.startswith(lease.PACKAGES):
             name = record.key.removeprefix(lease.PACKAGES)
-            packages[name] = (record.revision, decode(PackageRecord, record.key, record.value))
+            try:
+                packages[name] = (record.revision, decode(PackageRecord, record.key, record.value))
+            except DamagedRecord as damage:
+                damaged[name] = str(damage)
         elif record.key.startswith(lease.SESSIONS):
             sessions[record.key] = (record.revision, decode(SessionRecord, record.key, record.value))
-    return View(sent=answer.sent, received=now, packages=packages, sessions=sessions)
+    return View(sent=answer.sent, received=now, packages=packages, sessions=sessions), damaged

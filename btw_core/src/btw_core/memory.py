@@ -137,7 +137,10 @@ class Memory:
                     return  # to be adopted
                 if record.released and self.may_be_up:
                     return  # who takes it decides: we look, another makes us stop it
-                if not self.may_be_up:
+                here = record.holder is not None and lease.same_boot(record.holder, self.me)
+                if not self.may_be_up or (here and all(d.nonce != nonce for d in record.unfenced)):
+                    # a taker on this computer has seen our processes end before it started: what is up now may be
+                    # its own, and a stop of ours (a script's, a flag's) could not tell the two apart
                     self._forget_former()
             # memory is no proof that a debt is paid (it may have been lost in between): a verified stop is
             if self.may_be_up or (not self.down and any(self._is_own(d) for d in owed)):

@@ -118,9 +118,9 @@ class Node:
         self._disk = FileDisk(setup.places.state / self.node)
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
-        self._me = incarnation(self.node, self.names[0])
+        self._me = incarnation(self.node, self.names[0], setup.places.state / self.node)
         self._executor = RealExecutor(
-            node=self.node,
+            home=self._me.home,
             cgroup=self._me.cgroup,
             deliver=self._deliver,
             arguments=[*arguments, *self.names],

@@ -252,7 +252,7 @@ def _fence(operation: Operation, place: str, end: float, log: Callable[[str], No
         log(f"{describe(target.pid)}, manager of node {target.node}: killed")
         if not _end(manager, end):
             return f"the manager of node {target.node} survives SIGKILL", (describe(target.pid),)
-    there = containment(target.node, target.cgroup)
+    there = containment(target.home, target.cgroup)
     prefix = f"{target.pid}-"
 
     def members() -> dict[str, list[int]]:

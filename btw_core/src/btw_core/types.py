@@ -100,7 +100,8 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
 
     `machine` is /etc/machine-id (or its stand-in), `boot` /proc/sys/kernel/random/boot_id, `slot` the last part
     of its session key `sessions/NODE/SLOT`; `pid` and `pid_start` (field 22 of /proc/PID/stat) name the manager
-    process, `cgroup` the cgroup v2 directory below which its operations live ("" where there is none).
+    process, `cgroup` the cgroup v2 directory below which its operations live ("" where there is none), `home`
+    what marks its processes (node name and a hash of the state directory).
     """
 
     node: str
@@ -111,6 +112,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     pid_start: int = 0
     cgroup: str = ""
+    home: str = ""
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The zygote: loads plugins and packages once, forks operations and observers, and knows when they are gone.
 
-    python -m btw_core.zygote CHANNEL NODE CGROUP LOADER [ARGUMENT...]
+    python -m btw_core.zygote CHANNEL HOME CGROUP LOADER [ARGUMENT...]
 
 CHANNEL is the descriptor of its end of the SOCK_SEQPACKET pair, CGROUP the directory of `containment` ("" = none),
 LOADER is `module:function`; the function gets the arguments and returns an Inventory. Single-threaded: a process with
@@ -54,9 +54,14 @@ def configured(arguments: Sequence[str]) -> Inventory:
         packages = []
         for name in names:
             try:
-                packages.append(load_package(name, config, setup.places, plugins))
+                package = load_package(name, config, setup.places, plugins)
             except ConfigError as error:
                 problems += error.problems
+                continue
+            if refused := package.refused_on(config.node):
+                problems.append(Problem(text=refused, remedy="run it there, or add this node"))
+            else:
+                packages.append(package)
     else:
         packages, problems = load_all(config, setup.places, plugins)
     listeners = {}
@@ -297,7 +302,7 @@ class Zygote:
 
 
 def _cookie(name: str) -> bool:
-    return name in ("BTW_NODE", "BTW_PACKAGE", "BTW_OPERATION")
+    return name in ("BTW_HOME", "BTW_PACKAGE", "BTW_OPERATION")
 
 
 def _reaped() -> list[tuple[int, str]]:
@@ -330,14 +335,14 @@ def load(loader: str, arguments: Sequence[str], node: str) -> Inventory:
 
 
 def main() -> NoReturn:
-    channel, node, cgroup, loader, *arguments = sys.argv[1:]
+    channel, home, cgroup, loader, *arguments = sys.argv[1:]
     title("btw-zygote")
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what operations leave behind is reaped here
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the manager decides when this ends
-    here = containment(node, cgroup)
+    here = containment(home, cgroup)
     _settle_in(here)
-    inventory = load(loader, arguments, node)
+    inventory = load(loader, arguments, home)
     if threading.active_count() > 1:
         names = ", ".join(sorted({type(thread).__module__ for thread in threading.enumerate()}))
         text = f"a plugin has started threads when it was imported ({names}): operations may hang"

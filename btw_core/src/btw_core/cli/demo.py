@@ -197,10 +197,16 @@ class Demo:
         """What kills them, and pids: zygote, observer, operations, services."""
         from ..containment import OBSERVER, ZYGOTE, containment, find_cgroup_root
 
-        here = containment(node, find_cgroup_root(node) or "")
+        home = self._home(node)
+        here = containment(home, find_cgroup_root(home) or "")
         for package in (ZYGOTE, OBSERVER, PACKAGE):
             for place, pids in here.members(package).items():
                 yield partial(here.kill, place), pids
+
+    def _home(self, node: str) -> str:
+        from ..containment import home_of
+
+        return home_of(node, self.directory / "state" / node)
 
     def _kill_started(self, node: str) -> int:
         count = 0
@@ -223,7 +229,7 @@ class Demo:
 
         guard = Guard(self.guards, (self.directory / "state" / "local.db").resolve()).file
         for node in self.nodes:
-            root = find_cgroup_root(node)
+            root = find_cgroup_root(self._home(node))
             for directory, _, _ in os.walk(root, topdown=False) if root else ():
                 with contextlib.suppress(OSError):  # a process in D state: its cgroup cannot be removed
                     Path(directory).rmdir()

@@ -188,7 +188,7 @@ class _Stop(_Attempt):
 
 async def _look(setup: Setup, package: str, given: Given, as_json: bool) -> int:
     """One round of status, by an observer of its own."""
-    from ..containment import find_cgroup_root
+    from ..containment import find_cgroup_root, home_of
     from ..disk import FileDisk
     from ..executor import RealExecutor
     from ..health import assess
@@ -205,8 +205,9 @@ async def _look(setup: Setup, package: str, given: Given, as_json: bool) -> int:
             click.echo(f"{report.resource}: {report.text}", err=True)
 
     node = setup.config.node
+    home = home_of(node, setup.places.state / node)
     executor = RealExecutor(
-        node=node, cgroup=find_cgroup_root(node) or "", deliver=deliver, arguments=[*given.arguments(), package]
+        home=home, cgroup=find_cgroup_root(home) or "", deliver=deliver, arguments=[*given.arguments(), package]
     )
     try:
         loaded = await executor.start()
