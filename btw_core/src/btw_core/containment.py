@@ -144,6 +144,13 @@ def _directory(path: str) -> Path | None:
     return None
 
 
+def prune(root: str) -> None:
+    """Remove the empty directories of a home whose manager has ended; what lives, or is another manager's, stays."""
+    for directory, _, _ in os.walk(root, topdown=False):
+        with contextlib.suppress(OSError):  # EBUSY: in use
+            Path(directory).rmdir()
+
+
 class Cgroups:
     """One directory ROOT/PACKAGE/OPERATION for each operation."""
 
@@ -154,7 +161,10 @@ class Cgroups:
         return str(self.root / package / operation)
 
     def create(self, place: str) -> None:
-        Path(place).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(place).mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # another manager of this home ended, and pruned what was empty, at this very moment
+            Path(place).mkdir(parents=True, exist_ok=True)
 
     def enter(self, place: str) -> None:
         Path(place, "cgroup.procs").write_text("0")  # 0: the writer
@@ -198,9 +208,7 @@ class Cgroups:
             return not Path(place).exists()
 
     def remove(self, place: str) -> None:
-        with contextlib.suppress(OSError):  # EBUSY: something lives there; ENOENT: gone already
-            for directory, _, _ in os.walk(place, topdown=False):
-                Path(directory).rmdir()
+        prune(place)
 
 
 def _directories(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import wire
 from .command import ending
-from .containment import cookie_environment
+from .containment import cookie_environment, prune
 from .peer import QUEUE, Patience, Peer, Restarts
 from .ports import ExecutorLost, Logged, Look, Looked, Operation, OperationEnded, Report, ResourceHealth
 
@@ -49,6 +49,7 @@ class RealExecutor:
     ) -> None:
         self._deliver, self._patience = deliver, patience or Patience()
         self._command = [sys.executable, "-P", "-m", "btw_core.zygote"]
+        self._cgroup = cgroup
         self._rest = [home, cgroup, loader, *arguments]
         room = {} if cgroup else cookie_environment(home)
         self._environment = {**(os.environ if environment is None else environment), **room}
@@ -103,6 +104,8 @@ class RealExecutor:
                 process.kill()
                 await self._until_dead(process, 1.0)
         self._drop_pidfd()
+        if self._cgroup:
+            prune(self._cgroup)
 
     async def _until_dead(self, process: subprocess.Popen[bytes], seconds: float) -> None:
         end = self._loop.time() + seconds
