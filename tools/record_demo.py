@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import html
 import io
 import os
 import pty
@@ -19,6 +20,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import termios
 import time
 from pathlib import Path
@@ -29,6 +31,9 @@ from rich.text import Text
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "demo.svg"
 FONT = 'ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace'
+SPACE = "\N{NO-BREAK SPACE}"
+#: Of what a long line goes on with.
+INDENT = " " * 6
 #: Bytes that a page should not have to load.
 LARGEST = 150_000
 DARK = TerminalTheme(
@@ -86,7 +91,7 @@ def lines(said: str) -> list[str]:
     said = re.sub(r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\[\?\d+[hl]|\x1b\[\d*K", "", said).replace("\r\n", "\n")
     if found := re.search(r"\x1b\[[\d;]*[A-HJ]", said):
         sys.exit(f"the demo moves the cursor ({found[0]!r}): a recording of lines cannot show that")
-    said = re.sub(r"/tmp/[\w.-]+", "/tmp/btw-demo", said)
+    said = re.sub(re.escape(tempfile.gettempdir()) + r"/[\w.-]+", "/tmp/btw-demo", said)
     return [line.rpartition("\r")[2].rstrip() for line in said.strip("\n").split("\n")]
 
 
@@ -95,11 +100,23 @@ def draw(shown: list[str], columns: int) -> str:
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True, color_system="truecolor",
                       legacy_windows=False)
     for line in shown:
-        console.print(Text.from_ansi(line), soft_wrap=False)
+        first, *others = Text.from_ansi(line).wrap(console, columns - len(INDENT))
+        console.print(first, *(Text(INDENT) + other for other in others), sep="\n")
     svg = console.export_svg(title="btw demo", theme=DARK, unique_id="demo")
     svg = re.sub(r"@font-face\s*\{[^}]*\}\s*", "", svg)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<text [^>]*)x="(\S+)" (y="\S+") textLength="(\S+)"([^>]*>)([^<]+)</text>', place, svg)
     return re.sub(r"font-family:[^;]*;", f"font-family: {FONT};", svg)
+
+
+def place(found: re.Match[str]) -> str:
+    """A <text> without the spaces around it, which some viewers leave out before they stretch the rest."""
+    before, x, y, length, others, text = found.groups()
+    text = html.unescape(text)
+    shown, width = text.strip(SPACE), float(length) / len(text)
+    left = float(x) + width * (len(text) - len(text.lstrip(SPACE)))
+    room = f'x="{left:g}" {y} textLength="{width * len(shown):g}"'
+    return f"{before}{room}{others}{html.escape(shown).replace(SPACE, '&#160;')}</text>" if shown else ""
 
 
 def main() -> None:
@@ -112,7 +129,7 @@ def main() -> None:
     given = parser.parse_args()
     command = given.command or [str(Path(sysconfig.get_path("scripts"), "btw")), "demo"]
     svg = draw(["$ btw demo", *lines(record(command, given.columns, given.rows, given.limit))], given.columns)
-    elsewhere = [address for address in re.findall(r'https?://[^\s"\')]+', svg) if "www.w3.org" not in address]
+    elsewhere = re.findall(r"""url\((?!#)[^)]*\)|href=(?!"#)\S*|@import[^;]*""", svg)
     if elsewhere or len(svg) > LARGEST:
         sys.exit(f"{len(svg)} bytes (at most {LARGEST}), refers to {elsewhere or 'nothing'}; nothing is written")
     given.output.write_text(svg)
