@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from btw_core import lease
 from btw_core.lease import SessionRecord, View
 from btw_core.testing.sim.runner import run_seed
@@ -14,7 +15,7 @@ def _life(node: str, boot: str) -> Incarnation:
 
 
 def test_an_old_session_of_the_same_computer_proves_no_reboot() -> None:
-    """node2 lived in boot 1 and never ended its session: that does not prove that boot 2, where node1 lived, is over."""
+    """node2 lived in boot 1 and never ended its session: no proof that boot 2, where node1 lived, is over."""
     former, other = _life("node1", "boot2"), _life("node2", "boot1")
     sessions = {lease.session_key(other): (1, SessionRecord(incarnation=other, seq=5))}
     assert not lease.rebooted(View(sent=0.0, received=0.0, packages={}, sessions=sessions), former)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from btw_core.testing.sim import Setting, World
 from btw_core.testing.sim.adversary import Adversary, Drizzle
 from btw_core.testing.sim.runner import explain, run_seed, run_seeds

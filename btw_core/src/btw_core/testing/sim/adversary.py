@@ -131,6 +131,8 @@ class Storm(Adversary):
         now = self.world.scheduler.now
         for node in self.world.nodes.values():
             node.sluggish = 0.0
+            if node.life is not None:
+                node.life.ambush = None
             for run in node.running.values():
                 run.stiff_until = min(run.stiff_until, now)
             for part in node.parts.values():
@@ -202,6 +204,10 @@ class Script(Adversary):
     def __init__(self, world: World, acts: tuple[tuple[float, Callable[[World], None]], ...]) -> None:
         super().__init__(world)
         self._acts = acts
+        self.pause = 1.0
+
+    def rest(self) -> float:
+        return self.pause
 
     def begin(self) -> None:
         for when, act in self._acts:

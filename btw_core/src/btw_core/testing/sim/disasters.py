@@ -68,6 +68,27 @@ def freeze(storm: Storm) -> None:
     storm.lasting(f"{life.nonce} frozen", storm.window(), life.thaw)
 
 
+def freeze_in_a_call(storm: Storm) -> None:
+    """Frozen just after it has sent a renewal, or has asked for a start on a machine so loaded that it begins late."""
+    life = _life(storm)
+    if life is None or life.frozen or life.ambush is not None:
+        return
+    kind = storm.random.choice(["renew", "start"])
+    seconds = storm.window()
+
+    def spring() -> None:
+        if kind == "start":
+            life.node.sluggish = seconds
+        life.frozen = True
+        storm.lasting(f"{life.nonce} frozen while it asks to {kind}", seconds, over)
+
+    def over() -> None:
+        life.node.sluggish = 0.0
+        life.thaw()
+
+    life.ambush = (kind, spring)
+
+
 def cut(storm: Storm) -> None:
     lines = [_node(storm).line]
     what = "one node"
@@ -293,7 +314,8 @@ def restore(storm: Storm) -> None:
 KINDS: dict[str, Callable[[Storm], None]] = {
     function.__name__: function
     for function in (
-        crash, crash_at_call, family, zygote, reboot, freeze, cut, lossy, watch, disk_full, memory_lost, observer,
+        crash, crash_at_call, family, zygote, reboot, freeze,
+        freeze_in_a_call, cut, lossy, watch, disk_full, memory_lost, observer,
         sluggish, vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
     )
 }  # fmt: skip

@@ -69,9 +69,9 @@ class SimExecutor:
             what = f"{operation.verb} {operation.resource}".strip()
             self.world.note(f"{self.node.name}: {operation.package}: {what} begins ({operation.id})")
         begin = self._begin if operation.verb in CHANGING else self._tidy
-        delay = 0.002 + (0.01 + self.node.sluggish) * self._random.random()
-        self.world.scheduler.after(delay, lambda: begin(run))
-        self._life.passed_port()
+        scheduler, share = self.world.scheduler, self._random.random()
+        scheduler.after(0.001, lambda: scheduler.after(0.001 + (0.01 + self.node.sluggish) * share, lambda: begin(run)))
+        self._life.passed_port(operation.verb)
 
     def kill(self, operation: str) -> None:
         run = self.node.running.get(operation)

@@ -78,12 +78,13 @@ class Judge:
             if other.id != operation.id and (other.package, other.resource) == key and run.begun:
                 self.fail(f"{operation.verb} {operation.id} begins while {other.verb} {other.id} still runs")
         last = self._begun.get(key)
-        if last is not None and operation.package in self.excused:
-            if last.node != life.node.name or life.node.state.lost:
-                last = None  # terms were forgotten with the records; only what this node remembers is sure
-        if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != life.node.name)):
-            self.fail(f"effect of term {operation.term} on {life.node.name} after one of term {last.term} on {last.node}")
-        self._begun[key] = Begun(operation.term, life.node.name)
+        here = life.node.name
+        forgot = last is not None and (last.node != here or life.node.state.lost)
+        if forgot and operation.package in self.excused:
+            last = None  # terms were forgotten with the records; only what this node remembers is sure
+        if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != here)):
+            self.fail(f"effect of term {operation.term} on {here} after one of term {last.term} on {last.node}")
+        self._begun[key] = Begun(operation.term, here)
         limit = self._sent(life, operation.package) + self.world.spec(operation.package).timing.timeout
         if life.clock.now() >= limit:
             self.fail(f"{operation.verb} of {operation.package} begins {life.clock.now() - limit:.3f} s after sent + T")
@@ -134,7 +135,8 @@ class Judge:
                 if life.clock.now() >= known[1] + claim.timing.timeout + 1e-9:
                     self.fail(f"{life.nonce} prolonged term {claim.term} of {name} after it had run out")
             if claim.sent > self._sent(life, name) + 1e-9:
-                self.fail(f"{life.nonce} believes in {name} from {claim.sent:.3f}, but sent {self._sent(life, name):.3f}")
+                sent = self._sent(life, name)
+                self.fail(f"{life.nonce} believes in {name} from {claim.sent:.3f}, but sent {sent:.3f}")
             life.belief[name] = (claim.term, claim.sent, False)
             if not claim.believes():
                 continue
@@ -202,7 +204,8 @@ class Judge:
             verbs = CHANGING if life is writer else BEGINNING
             if life.boot != node.computer.boot or (self.down(node, name, verbs) and not self._believes(life, name)):
                 continue
-            if old.holder is not None and old.holder.nonce == nonce and new.term == old.term:
+            adopted = new.term == old.term and new.holder is not None and new.holder.nonce != nonce
+            if adopted and old.holder is not None and old.holder.nonce == nonce:
                 saved = writer.saved(name)
                 if not life.alive and saved is not None and saved.incarnation.nonce == nonce:
                     self._adopts(writer, name, new)
@@ -210,7 +213,8 @@ class Judge:
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")
             if self._excused(node, name):
                 continue
-            self.fail(f"{nonce} left the record of {name} though {node.name} has it up: {node.alive(name)} ({new.cause})")
+            alive = ", ".join(node.alive(name))
+            self.fail(f"{nonce} left the record of {name} though {node.name} has it up: {alive} ({new.cause})")
 
     def _adopts(self, life: Life, name: str, record: PackageRecord) -> None:
         self.adoptions += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -162,6 +163,7 @@ class Life:
         self.inbox: list[Report] = []
         self.port_calls = 0
         self.dies_at_call = 0  # 0: does not
+        self.ambush: tuple[str, Callable[[], None]] | None = None  # what happens at the next port call of that kind
         self.session_sent: float | None = None  # truth: newest committed renewal
         self.acquired: dict[str, float] = {}  # truth: committed acquisitions
         self.belief: dict[str, tuple[int, float, bool]] = {}  # term, sent, lost
@@ -201,9 +203,12 @@ class Life:
         else:
             self._after()
 
-    def passed_port(self) -> None:
-        """Another call to a port was made; some lives end just there."""
+    def passed_port(self, kind: str = "") -> None:
+        """Another call to a port was made; some lives end or are frozen just there."""
         self.port_calls += 1
+        if self.ambush is not None and self.ambush[0] == kind:
+            (_, spring), self.ambush = self.ambush, None
+            spring()
         if self.port_calls == self.dies_at_call:
             raise Killed
 

@@ -34,8 +34,10 @@ def explain(verdict: Verdict, *, minutes: float = 10.0, nodes: int = 3) -> str:
     """The end of the failing run's trace, what was broken, and the command that shows all of it."""
     again = run_seed(verdict.seed, minutes=minutes, nodes=nodes, keep_trace=True)
     command = f"python -m btw_core.testing.sim --seed {verdict.seed} --minutes {minutes:g} --nodes {nodes} --trace"
-    different = "" if again.digest == verdict.digest else "\nNOT THE SAME when run again: something is not from the seed"
-    return "\n".join([*again.trace[-SHOWN:], f"seed {verdict.seed}: {verdict.problem}{different}", f"replay: {command}"])
+    lines = [*again.trace[-SHOWN:], f"seed {verdict.seed}: {verdict.problem}", f"replay: {command}"]
+    if again.digest != verdict.digest:
+        lines.append("NOT THE SAME when run again: something does not come from the seed")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -116,7 +116,7 @@ class SimStorePort:
             life.world.scheduler.after(patience, lambda: self._answer(sent, None, "no answer in time"))
         if arrives:
             life.world.scheduler.after(there, lambda: self._arrive(sent, back if in_time else None))
-        life.passed_port()
+        life.passed_port("renew" if call.value is not None and call.key.startswith("sessions/") else "")
 
     def _arrive(self, sent: Sent, back: float | None) -> None:
         call, store = sent.call, self._store
