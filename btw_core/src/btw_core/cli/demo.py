@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -46,8 +45,16 @@ http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
 _COLOURS = ("green", "cyan")
 
 
+#: Set by Ctrl-C and seen by whatever waits: so no process is started and not remembered, and no clean-up cut short.
+_interrupted = threading.Event()
+
+
 class Failed(Exception):
     """A step did not come to pass in time."""
+
+
+class Interrupted(Exception):
+    """By a signal."""
 
 
 @click.command
@@ -57,7 +64,8 @@ def command() -> None:
     from ..plugins import Plugins
 
     Plugins().resource_type("service")  # else the error names the pip line
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupted.set())
     code = 0
     with contextlib.ExitStack() as stack:
         demo = Demo(stack)
@@ -66,23 +74,19 @@ def command() -> None:
         except Failed as error:
             click.echo(f"btw: demo: {error}", err=True)
             code = 1
-        except KeyboardInterrupt:
+        except Interrupted:
             click.echo("\ninterrupted; cleaning up", err=True)
             code = 130
     sys.exit(code)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 class Demo:
-    """`stack` undoes everything. Nodes have the demo's pid in their names, for cgroups are shared with real ones."""
+    """`stack` undoes everything."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         from ..store_guard import default_runtime
 
-        self.nodes = [f"{name}-{os.getpid()}" for name in ("n1", "n2")]
+        self.nodes = ["n1", "n2"]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.guards = default_runtime()
         self.guards_are_new = not self.guards.exists()
@@ -175,13 +179,11 @@ class Demo:
         )
 
     def _ended(self, node: str) -> None:
-        try:
-            code = self.processes[node].wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            raise Failed(f"{_short(node)} has not ended within {LIMIT:g} s") from None
-        if code:
+        process = self.processes[node]
+        _until(lambda: process.poll() is not None, f"{node} has not ended")
+        if process.returncode:
             log = (self.directory / f"{node}.log").read_text(errors="replace")
-            raise Failed(f"{_short(node)} ended with exit code {code}:\n{log[-2000:]}")
+            raise Failed(f"{node} ended with exit code {process.returncode}:\n{log[-2000:]}")
 
     def _write(self) -> None:
         server = self.directory / "server.py"
@@ -249,25 +251,22 @@ class Stream:
         self._tail, self._nodes = Tail(state), nodes
         self._events: list[dict[str, Any]] = []
         self._next = 0  # what `wait` has not looked at
-        self._news = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def wait(self, what: str, node: str, state: str) -> None:
         """For the next transition of the node to that state. Raises Failed."""
-        end = time.monotonic() + LIMIT
-        with self._news:
-            while True:
-                for index in range(self._next, len(self._events)):
-                    each = self._events[index]
-                    if (each["node"], each["event"], each.get("state")) == (node, "transition", state):
-                        self._next = index + 1
-                        return
-                self._next = len(self._events)
-                if time.monotonic() >= end:
-                    raise Failed(f"{what}: it did not happen within {LIMIT:g} s")
-                self._news.wait(end - time.monotonic())
+
+        def came() -> bool:
+            while self._next < len(self._events):
+                each = self._events[self._next]
+                self._next += 1
+                if (each["node"], each["event"], each.get("state")) == (node, "transition", state):
+                    return True
+            return False
+
+        _until(came, f"{what}: it did not happen")
 
     def stop(self) -> None:
         self._stopped = True
@@ -280,12 +279,10 @@ class Stream:
             last = self._stopped
             for event in self._tail.read():
                 node = str(event["node"])
-                name = click.style(_short(node), fg=_COLOURS[self._nodes.index(node)], bold=True)
+                name = click.style(node, fg=_COLOURS[self._nodes.index(node)], bold=True)
                 text = words({key: value for key, value in event.items() if key != "node"})
-                click.echo(f"   {event['at'][11:23]} {name} {text.replace(node, _short(node))}")
-                with self._news:
-                    self._events.append(event)
-                    self._news.notify()
+                click.echo(f"   {event['at'][11:23]} {name} {text}")
+                self._events.append(event)
             if last:
                 return
             time.sleep(0.03)
@@ -309,8 +306,8 @@ class Client:
 
     def wait(self, node: str) -> None:
         """Until the node answers. Raises Failed."""
-        _until(lambda: self._last()[1] == node, f"no answer from {_short(node)}")
-        _say(f"The client gets answers from {_short(node)}.")
+        _until(lambda: self._last()[1] == node, f"no answer from {node}")
+        _say(f"The client gets answers from {node}.")
 
     def outage(self) -> float:
         """Seconds of the longest time without an answer."""
@@ -348,6 +345,8 @@ class Client:
 def _until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + LIMIT
     while not condition():
+        if _interrupted.is_set():
+            raise Interrupted
         if time.monotonic() >= end:
             raise Failed(f"{what} within {LIMIT:g} s")
         time.sleep(0.02)
@@ -357,10 +356,6 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _short(node: str) -> str:
-    return node.partition("-")[0]
 
 
 def _step(number: int, text: str) -> None:

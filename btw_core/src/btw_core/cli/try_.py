@@ -92,7 +92,9 @@ class _Attempt:
             if judged.take is None and not ours:
                 hint = "" if holder else f"; see btw unlock {self.package}"
                 return self._end(BUSY, f"{self.package} is not ours to {self.action}: {judged.cause}{hint}")
-        return self._judge(controller)
+        code = self._judge(controller)
+        self._measure(controller)  # what that has begun may have ended when this is called again
+        return code
 
     def _judge(self, controller: Controller) -> int | None:
         raise NotImplementedError

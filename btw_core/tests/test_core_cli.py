@@ -1,0 +1,110 @@
+"""The command line by itself: names, exit codes, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from btw_core import __version__
+from btw_core.cli import COMMANDS, Commands, _main, cli, plugin_commands
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    try:
+        code = _main([*words])
+    except SystemExit as end:  # commands with a code of their own
+        code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_every_command_is_there_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each name in `btw --help` is a command with a help text of its own."""
+    code, out, _ = said(capsys, "--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in out
+        code, own, _ = said(capsys, name, "--help")
+        assert code == 0 and f"btw {name}" in own
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "--version")[:2] == (0, f"btw {__version__}\n")
+
+
+@pytest.mark.parametrize("words", [("nosuch",), ("run",), ("run", "--nosuch", "web"), ("try", "web", "jump")])
+def test_wrong_usage_ends_with_64(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    code, _, err = said(capsys, *words)
+    assert code == 64 and "btw" in err
+
+
+def test_the_closest_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean `status`?" in said(capsys, "staus")[2]
+
+
+def test_configuration_that_is_wrong_ends_with_78(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """With the place of what is wrong, and no traceback."""
+    (tmp_path / "btw.toml").write_text('nod = "x"\n')
+    code, _, err = said(capsys, "status", "--dir", str(tmp_path))
+    assert code == 78 and f"{tmp_path}/btw.toml:1" in err and "Traceback" not in err
+
+
+def test_a_defect_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command raises, the user gets a line and exit code 70."""
+    import click
+
+    @click.command
+    def broken() -> None:
+        raise RuntimeError("oops")
+
+    group = Commands("btw", params=list(cli.params))
+    monkeypatch.setattr(group, "get_command", lambda _ctx, _name: broken)
+    monkeypatch.setattr("btw_core.cli.cli", group)
+    code, _, err = said(capsys, "run")
+    assert code == 70 and "RuntimeError: oops" in err and "Traceback" not in err
+
+
+def test_commands_of_plugins_are_found_without_importing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """entry_points.txt of what is installed is enough to list them."""
+    info = tmp_path / "btw_thing-1.0.dist-info"
+    info.mkdir()
+    text = "[console_scripts]\nx = y\n[btw.commands]\nthing = btw_thing\n[other]\nz = q\n"
+    (info / "entry_points.txt").write_text(text)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert plugin_commands() == {"thing": "btw-thing"}
+
+
+def test_the_shell_completes_names_of_packages(tmp_path: Path) -> None:
+    """After `btw stop w` the packages that begin with w are offered, by the look of their files."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in ("web.toml", "wiki", "db.toml", "notes", ".web.swp"):
+        (packages / name).touch()
+    (packages / "wiki").chmod(0o755)
+    environment = {**os.environ, "BTW_DIR": str(tmp_path), "_BTW_COMPLETE": "bash_complete"}
+    environment |= {"COMP_WORDS": "btw stop w", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "btw_core.cli"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["plain,web", "plain,wiki"]
+
+
+def test_status_without_anything_says_what_to_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """An empty place is no error, and looking makes no file."""
+    code, out, _ = said(capsys, "status", "--dir", str(tmp_path))
+    assert code == 0 and "btw new" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_stop_of_what_nobody_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = said(capsys, "stop", "web", "--dir", str(tmp_path))
+    assert code == 1 and "nobody manages web here" in err

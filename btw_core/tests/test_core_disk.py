@@ -1,0 +1,92 @@
+"""The node's memory on a real file system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from btw_core.disk import Busy, FileDisk
+from btw_core.identity import incarnation
+from btw_core.types import Incarnation, Saved
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> FileDisk:
+    made = FileDisk(tmp_path / "n1")
+    made.lock("web")
+    return made
+
+
+def life() -> Incarnation:
+    return incarnation("n1", "web", Path("/nonexistent"))
+
+
+def test_what_is_saved_is_loaded(disk: FileDisk) -> None:
+    """Everything comes back, for each package its own; nothing was remembered before."""
+    assert disk.load("web") is None
+    state = {"r": {"pid": 1}}
+    saved = Saved(incarnation=life(), term=7, may_be_up=True, pending=("a.1",), state=state)
+    disk.save("web", saved)
+    assert disk.load("web") == saved
+    assert disk.load("other") is None
+    assert sorted(path.name for path in disk.directory.iterdir()) == ["web.json", "web.lock"]
+
+
+def test_incarnations_differ_in_their_nonce_alone() -> None:
+    """Two managers in one process life are told apart, and both name this process."""
+    first, second = life(), life()
+    assert first.nonce != second.nonce and "." not in first.nonce
+    assert first == msgspec.structs.replace(second, nonce=first.nonce)
+    assert first.pid == os.getpid() and first.pid_start > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{half", b"[]", b'{"term": 1}', b"\xff\xfe"])
+def test_damage_is_named_with_its_remedy(disk: FileDisk, content: bytes) -> None:
+    """Damaged memory is never taken for no memory."""
+    (disk.directory / "web.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"web\.json is damaged .* mv "):
+        disk.load("web")
+
+
+def test_a_failed_save_keeps_what_was_there(disk: FileDisk) -> None:
+    """The former content survives a write that does not succeed."""
+    before = Saved(incarnation=life(), term=1)
+    disk.save("web", before)
+    (disk.directory / "web.tmp").mkdir()  # in the way of the new content
+    with pytest.raises(OSError, match="directory"):
+        disk.save("web", Saved(incarnation=life(), term=2))
+    assert disk.load("web") == before
+
+
+def test_one_manager_for_each_package_of_a_node(disk: FileDisk) -> None:
+    """A second one is refused with the first one's pid, another package is free, and `close` lets go."""
+    other = FileDisk(disk.directory)
+    with pytest.raises(Busy, match=f"package web is already managed on node n1 by pid {os.getpid()} "):
+        other.lock("web")
+    other.lock("db")
+    disk.close()
+    other.lock("web")
+
+
+def test_a_lock_file_that_was_removed_is_made_anew(disk: FileDisk) -> None:
+    """The lock counts on the file that has the name, not on one that nobody can find."""
+    (disk.directory / "web.lock").unlink()
+    other = FileDisk(disk.directory)
+    other.lock("web")
+    with pytest.raises(Busy):
+        FileDisk(disk.directory).lock("web")
+
+
+def test_children_do_not_keep_the_lock(disk: FileDisk) -> None:
+    """A service that outlives its manager must not look like a manager."""
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, close_fds=False) as child:
+        disk.close()
+        FileDisk(disk.directory).lock("web")
+        assert child.poll() is None
+        child.communicate(b"\n", timeout=60)
