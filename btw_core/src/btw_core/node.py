@@ -183,6 +183,7 @@ class Node:
     def _open_store(self) -> asyncio.Future[str]:
         """Why it cannot be opened yet. An engine may hang for ever, so the thread is one that nothing waits for."""
         opened: asyncio.Future[str] = self._loop.create_future()
+        opened.add_done_callback(lambda done: done.cancelled() or done.exception())  # there may be worse to tell first
 
         def settle(trouble: str | Exception) -> None:
             if opened.done():
