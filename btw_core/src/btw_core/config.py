@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .parameters import closest, literal
+from .parameters import closest, fields, literal
 from .places import Places, places
 from .resource import ConfigError, Problem, Resource, Seconds
 from .tables import Reader
@@ -356,8 +356,8 @@ def _resources(
                 reader.problem("found 0, must be greater than 0", "", *path, key)
         if len(reader.problems) == before:
             try:
-                fields = {field.encode_name: field.name for field in msgspec.structs.fields(cls)}
-                resources.append(cls(**{fields[key]: value for key, value in values.items()} | {"name": name}))
+                names = {field.encode_name: field.name for field in fields(cls)}
+                resources.append(cls(**{names[key]: value for key, value in values.items()} | {"name": name}))
             except (ValueError, TypeError) as error:  # what the type's __post_init__ says
                 reader.problem(str(error), "", *path)
     return resources
@@ -375,4 +375,4 @@ def _spec(resource: Resource) -> ResourceSpec:
 
 
 def _keys(struct: type[msgspec.Struct]) -> set[str]:
-    return {field.encode_name for field in msgspec.structs.fields(struct)}
+    return {field.encode_name for field in fields(struct)}

@@ -12,6 +12,7 @@ import re
 import types
 from collections.abc import Iterable
 from enum import Enum
+from functools import cache
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -47,11 +48,18 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     example: str | None  # as TOML writes it
 
 
-def parameters(struct: type[msgspec.Struct]) -> list[Parameter]:
+@cache  # msgspec evaluates all annotations at each call: that was most of the time to load a hundred packages
+def fields(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of `struct`."""
+    return msgspec.structs.fields(struct)
+
+
+@cache
+def parameters(struct: type[msgspec.Struct]) -> tuple[Parameter, ...]:
     """What may be written for `struct`, what every resource has at the end."""
     found = []
     common = Resource.__struct_fields__ if issubclass(struct, Resource) else ()
-    for field in sorted(msgspec.structs.fields(struct), key=lambda each: each.name in common):
+    for field in sorted(fields(struct), key=lambda each: each.name in common):
         meta = _meta(field.type)
         examples = next((m.examples for m in meta if m.examples), None)
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
@@ -66,7 +74,7 @@ def parameters(struct: type[msgspec.Struct]) -> list[Parameter]:
                 example=literal(examples[0]) if examples else None,
             )
         )
-    return found
+    return tuple(found)
 
 
 def convert(value: Any, annotation: Any) -> Any:

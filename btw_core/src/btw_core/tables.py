@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .parameters import closest, convert, parameters
+from .parameters import closest, convert, fields, parameters
 from .resource import ConfigError, Problem
 from .toml import Document, KeyPath
 
@@ -35,7 +35,7 @@ class Reader:
     ) -> dict[str, Any]:
         """The valid values of a table by key of `struct`. `home` says for keys of other tables where they belong."""
         values = {}
-        for field in msgspec.structs.fields(struct):
+        for field in fields(struct):
             key = field.encode_name
             if key not in table:
                 continue
