@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from btw_core import lease
-from btw_core.lease import SessionRecord, View
+from btw_core.lease import PackageRecord, SessionRecord, View
 from btw_core.testing.sim.runner import run_seed
 from btw_core.types import Incarnation
 
@@ -32,8 +32,25 @@ def test_an_old_session_of_the_same_computer_proves_no_reboot() -> None:
         231,  # the lock record set back: debts of a life that had been adopted were never paid
         797,  # a session left from an older boot "proved" a reboot: the fence debt was dropped
         1106,
+        3016,  # own renewals kept us from a record set back below our floor, for ever
     ],
 )
 def test_seeds_that_once_failed(seed: int) -> None:
     """What a seed does changes with the simulation; it costs nothing to keep them."""
     assert run_seed(seed).problem == ""
+
+
+def test_our_own_renewals_do_not_keep_us_from_a_record_set_back() -> None:
+    """The store was set back to an old term of ours: after L it is taken (seed 3016: never was)."""
+    me = _life("node1", "boot1")
+    record = PackageRecord(term=5, lease=10.0, holder=me)
+
+    def view(at: float, seq: int) -> View:
+        sessions = {lease.session_key(me): (seq, SessionRecord(incarnation=me, seq=seq))}
+        return View(sent=at, received=at, packages={"p": (7, record)}, sessions=sessions)
+
+    first = lease.judge(view(0.0, 1), "p", me, None, floor=6, lease=10.0)
+    assert first.take is None
+    later = lease.judge(view(10.0, 9), "p", me, first.sighting, floor=6, lease=10.0)
+    assert later.take is not None
+    assert later.take.term == 7

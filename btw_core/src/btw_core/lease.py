@@ -161,7 +161,9 @@ def judge(
     revision, record = found
     holder = record.holder
     if record.term < floor:  # the store went back in time: whoever holds the later term may be alive
-        life = sign_of_life(view, holder) if holder and not record.released else "released"
+        # our own renewals are no sign of whoever holds the later term
+        others = holder is not None and holder.nonce != me.nonce and not record.released
+        life = sign_of_life(view, holder) if holder is not None and others else "nobody"
         seen = sight(sighting, (revision, life, "below floor"), view.received)
         cause = f"the record's term {record.term} is below {floor}, seen here: the store was set back"
         taken = _taken(record, me, floor, lease, cause, owing=not record.released)

@@ -147,6 +147,10 @@ class Memory:
                 holder = record.holder.node if record.holder else "nobody"
                 self._left_behind(f"term {record.term} is {holder}'s")
                 return
+        own = record.holder is not None and record.holder.nonce == self.me.nonce and not record.released
+        if own and state is State.OFF and not self.may_be_up:  # the store was set back, and we will not take it again
+            cause = "given back once more: the store was set back"
+            self.claim.edit("give back", lambda found: lease.released(found, self.me, self.off, cause))
         paid = [d.nonce for d in owed if self.down or not self._is_own(d)]
         if paid and not self.may_be_up and state in _REST:
             self.claim.settle(paid)

@@ -1,9 +1,14 @@
 """The promises, checked against the truth at every commit, effect and belief.
 
-Excused, because the rules cannot promise it: when the store's records of a package are taken away or set back, nobody
-can know of an effect whose manager does not live and believe (nothing writes the record again and no debt is left);
-`excused` holds the nodes with such an effect until they are down or write the record again. Likewise a node whose
-memory was lost cannot say that it is down, and keeps others in `fencing`.
+Excused, because no rule could promise it:
+- Records taken away or set back: nobody can know of an effect whose manager does not live and believe, for nothing
+  writes the record again and no debt is left. `excused` holds the nodes with such an effect until they write again.
+- Absence has no identity: a record that came and went between two readings of a stand-by was never there for it. So
+  disasters.py lets four leases pass between two losses.
+- A node that never saw the newest term, or lost its memory, takes a free record of the past at its word. So the store
+  is set back only when all have seen the newest term, and no memory is lost soon after.
+- Another computer cannot be fenced in this release: a debt of a node that does not come back, or is stuck, keeps the
+  package in `fencing` until a person unlocks it.
 """
 
 from __future__ import annotations
