@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from btw_core.store_guard import Guard, default_runtime
+
 BTW = str(Path(sysconfig.get_path("scripts"), "btw"))
 NODE = "bench"
 RESOURCES = 6
@@ -155,6 +157,8 @@ def running(directory: Path, packages: int, pace: float, resources: int = RESOUR
         yield run._replace(seconds=time.monotonic() - begin)
     finally:
         end(process, ENDING)
+        # what outlives a manager on purpose: the guard of its lock file, which goes here with the file
+        Guard(default_runtime(), (directory / "state" / "local.db").resolve()).file.unlink(missing_ok=True)
 
 
 def all_running(journal: Path, names: Sequence[str]) -> bool:
@@ -255,7 +259,7 @@ def command_line(run: Run, runs: int) -> bool:
     loaded = imports([BTW, "--help"])
     bad = [name for name in NOT_FOR_HELP if name in loaded]
     ratio = helping / bare
-    print(f"Command line, median of {runs} interleaved runs")
+    print(f"\nCommand line, median of {runs} interleaved runs")
     print(f'  python -c "import asyncio"   {bare * 1000:6.1f} ms')
     print(f"  btw --help                   {helping * 1000:6.1f} ms   {ratio:.2f} times"
           f"   (aim: below {HELP_AIM:g}: {verdict(ratio < HELP_AIM)})")
@@ -304,7 +308,7 @@ def main() -> int:
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, Linux {os.uname().release}, load of others:",
-          f"{os.getloadavg()[0]:.2f}, sh: {os.path.realpath('/bin/sh')}\n")
+          f"{os.getloadavg()[0]:.2f}, sh: {os.path.realpath('/bin/sh')}")
     with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(Path(place), 1, 4.0, 1) as run:
         time.sleep(2.0)
         met = [one_flag(run), command_line(run, given.runs)]
