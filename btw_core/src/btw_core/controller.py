@@ -11,7 +11,7 @@ from . import lease
 from .claim import Claim, describe
 from .desk import Desk
 from .events import Action, Event
-from .fsm import Situation, step, timers
+from .fsm import WATCHED, Situation, step, timers
 from .health import assess
 from .lease import View
 from .memory import Memory
@@ -21,7 +21,7 @@ from .work import Order, Outcome, Work
 
 #: Seconds that killing and surveying may take before they are asked for again.
 SOON = 5.0
-_WATCHED = (State.UNKNOWN, State.RUNNING, State.DEGRADED)
+_UP = (State.RUNNING, State.DEGRADED)
 
 
 class Controller:
@@ -66,11 +66,9 @@ class Controller:
     # ---- what the manager passes on
     def seen(self, view: View) -> None:
         self.claim.seen(view)
-        record = self.claim.record
-        if record is not None and self.claim.held:
-            gone = [d.nonce for d in record.unfenced if lease.rebooted(view, d)]
-            if gone:
-                self.claim.settle(gone)
+        gone = [debt.nonce for debt in self.claim.debts if lease.rebooted(view, debt)]
+        if gone:
+            self.claim.settle(gone)
 
     def halt(self, asked: HaltAsked) -> None:
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
@@ -86,7 +84,7 @@ class Controller:
 
     def observer_lost(self) -> None:
         """Another observer has begun: it knows nothing of what was asked of the former one."""
-        if self.situation.state in _WATCHED:
+        if self.situation.state in WATCHED:
             self._watch()
 
     def looked(self, report: Looked) -> None:
@@ -94,7 +92,7 @@ class Controller:
             return  # an answer to a question of a former state
         if report.id:
             self._look = None
-        if self.situation.state not in (*_WATCHED, State.STUCK):
+        if self.situation.state not in (*WATCHED, State.STUCK):
             return
         for result in report.results:
             self.health[result.resource] = result
@@ -118,13 +116,14 @@ class Controller:
             self.desk.journal.write(
                 "transition", package=self.name, cause=cause, state=state, term=self.situation.term, before=before
             )
-        if state is State.RUNNING and before is not State.RUNNING:
+        if state in _UP and before not in _UP:
             self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
-        elif before in _WATCHED and state not in _WATCHED:
+        elif before in WATCHED and state not in WATCHED:
             self.desk.ports.executor.unwatch(self.name)
             self._look = None
-        if before is State.UNKNOWN and state in _WATCHED and state is not before:
-            self.memory.begun()  # it was up already, and is ours now
+        found = event.health if isinstance(event, ev.HealthSeen) and before is State.UNKNOWN else Health.DOWN
+        if state is not before and found is not Health.DOWN:
+            self.memory.begun()  # some of it was up already, and all of it is ours now: a stop has to take all down
             self.work.reach = len(self.spec.resources)
             self.memory.try_save()
         if before is State.STUCK and state in (State.HALTED, State.OFF, State.FAILED):
@@ -165,9 +164,7 @@ class Controller:
                 self.work.cancel()
                 self._held_up = self._held_up or bool(self.work.alive)
             case ev.CutOff():
-                self.desk.operate(
-                    self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey()
-                )
+                self.desk.operate(self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey())
             case ev.SwitchOff():
                 self.memory.off = action.cause
                 self.memory.try_save()
@@ -205,7 +202,7 @@ class Controller:
         if record is None:
             return
         self.memory.noted()
-        if self.situation.state is State.FENCING and self.claim.held and not record.unfenced:
+        if self.situation.state is State.FENCING and self.claim.held and not self.claim.debts:
             self.apply(ev.Settled(at=self.desk.now()))
         if self.situation.state is State.STANDBY and self.me.node in record.off:
             self.apply(ev.SwitchedOff(at=self.desk.now(), cause=record.off[self.me.node]))
@@ -219,10 +216,8 @@ class Controller:
     def _release(self) -> None:
         self.memory.try_save()
         cause = self.situation.off or self.cause
-        self.claim.release(
-            self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now()))
-        )
-        if self.situation.state is State.HALTED:
+        self.claim.release(self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now())))
+        if self.situation.state is State.HALTED and not self.left:
             patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
             self.desk.at(self.desk.now() + patience, ("leave", self.name), self._leave)
 
@@ -255,9 +250,7 @@ class Controller:
     # ---- operations
     def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
         number = f"{self.me.nonce}.{self.desk.number()}.0"
-        return Operation(
-            id=number, package=self.name, verb=verb, term=self.situation.term, deadline=deadline, **more
-        )
+        return Operation(id=number, package=self.name, verb=verb, term=self.situation.term, deadline=deadline, **more)
 
     def _soon(self) -> float:
         return self.desk.now() + SOON
@@ -285,7 +278,7 @@ class Controller:
             case Verb.START, False:
                 self.apply(ev.StartFailed(at=now, cause=outcome.cause))
             case Verb.HEAL, True:
-                if self.situation.state in _WATCHED:
+                if self.situation.state in WATCHED:
                     self.health.clear()
                     self._watch()
             case Verb.HEAL, False:
@@ -316,7 +309,7 @@ class Controller:
     # ---- once a pace
     def _pace(self) -> None:
         self.desk.at(self.desk.now() + self.spec.timing.pace, ("pace", self.name), self._pace)
-        if self.situation.state in _WATCHED:
+        if self.situation.state in WATCHED:
             if self._look is None:
                 self._ask_look()
             elif (waited := self.desk.now() - self._look[1]) >= self.spec.timing.pace / 2:  # else only just asked
@@ -365,7 +358,7 @@ class Controller:
             "working_on": self.work.describe(),
             "resources": [
                 msgspec.to_builtins(self.health[r.name])
-                if r.name in self.health and self.situation.state in (*_WATCHED, State.STUCK)
+                if r.name in self.health and self.situation.state in (*WATCHED, State.STUCK)
                 else {"resource": r.name, "status": None, "detail": ""}
                 for r in self.spec.resources
             ],

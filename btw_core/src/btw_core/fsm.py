@@ -20,8 +20,12 @@ from .types import Health, Reason, State
 #: A package that fails again and again waits at most this many paces before this node tries once more.
 HOLD_OFF_CEILING = 32
 
+#: States in which `status` is asked once a pace and its answers count.
+WATCHED = (State.UNKNOWN, State.RUNNING, State.DEGRADED)
+#: States in which nothing is up by this life's doing.
+REST = (State.STANDBY, State.OFF, State.HALTED, State.FAILED)
+
 _DOWN = (Health.DOWN, Health.PARTLY)
-_WATCHED = (State.UNKNOWN, State.RUNNING, State.DEGRADED)
 _STOPPING = (State.HALTING, State.FAILING)
 
 
@@ -212,17 +216,16 @@ ROWS: tuple[Row, ...] = (
 )
 
 _NOT_UP = (_S.STANDBY, _S.OFF, _S.FENCING, _S.STARTING, _S.HALTING, _S.FAILING, _S.HALTED, _S.FAILED)
-_REST = (_S.STANDBY, _S.OFF, _S.HALTED, _S.FAILED)
 _HELD = (_S.FENCING, _S.UNKNOWN, _S.STARTING, _S.RUNNING, _S.DEGRADED, *_STOPPING, _S.STUCK)
 
 #: Pairs that do happen and change nothing, each with its reason.
 IGNORED: dict[type[Event], tuple[tuple[State, ...], str]] = {
     ev.HealthSeen: (_NOT_UP, "a look that was under way when the state changed"),
     ev.HealFailed: ((*_NOT_UP, _S.UNKNOWN, _S.STUCK), "a heal that was cancelled"),
-    ev.LeaseLost: (_REST, "nothing is up"),
-    ev.SurvivorsGone: ((*_REST, *_STOPPING), "a survey that was under way when the state changed"),
+    ev.LeaseLost: (REST, "nothing is up"),
+    ev.SurvivorsGone: ((*REST, *_STOPPING), "a survey that was under way when the state changed"),
     ev.HaltAskedFor: ((_S.HALTED,), "already so"),
-    ev.Settled: ((*_REST, _S.UNKNOWN, *_STOPPING), "the lock was lost or given back meanwhile"),
+    ev.Settled: ((*REST, _S.UNKNOWN, *_STOPPING), "the lock was lost or given back meanwhile"),
     ev.Released: (
         (_S.STANDBY, _S.OFF, *_HELD),
         "given back, and since then taken again or not wanted",
@@ -248,13 +251,13 @@ def _absorb(s: Situation, e: Event) -> Situation:
             new = {"held": False, "hard": e.hard, "cut": False}
         case ev.HaltAskedFor():
             new = {"halt": True}
-        case ev.HealthSeen() if e.health is Health.UP and s.state in _WATCHED:
+        case ev.HealthSeen() if e.health is Health.UP and s.state in WATCHED:
             calm = s.up_since is not None and e.at - s.up_since >= s.timing.timeout
             new = {"healthy_at": e.at, "up_since": e.at if s.up_since is None else s.up_since}
             new |= {"failures": 0} if calm else {}
-        case ev.HealthSeen() if e.health is Health.CRITICAL and s.state in _WATCHED:
+        case ev.HealthSeen() if e.health is Health.CRITICAL and s.state in WATCHED:
             new = {"off": e.cause or "critical"}
-        case ev.HealthSeen() if s.state in _WATCHED:
+        case ev.HealthSeen() if s.state in WATCHED:
             new = {"up_since": None}
         case ev.StartSucceeded():
             new = {"healthy_at": e.at, "up_since": e.at}
@@ -307,7 +310,7 @@ def step(situation: Situation, event: Event) -> Transition:
 def timers(s: Situation) -> list[tuple[float, type[Event]]]:
     """Which event is due when, as things stand. An event that came is asked for anew by the next situation."""
     due: list[tuple[float, type[Event]]] = []
-    if s.state in _WATCHED:
+    if s.state in WATCHED:
         due.append((s.healthy_at + s.timing.timeout, ev.HealthOverdue))
     if s.deadline is not None:
         kinds: dict[State, type[Event]] = {

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from . import lease
 from .claim import Claim
 from .desk import Desk
+from .fsm import REST
 from .lease import PackageRecord
 from .ports import Operation, OperationEnded
 from .types import Incarnation, PackageSpec, Saved, State, Verb
 from .work import Work
-
-_REST = (State.STANDBY, State.OFF, State.FAILED, State.HALTED)
 
 
 class Memory:
@@ -115,7 +114,7 @@ class Memory:
             self.try_save()
 
     def acquired(self, adopted: bool) -> None:
-        """The lock is ours: a former life that was not adopted is known to be down, or was silent on a free lock."""
+        """The lock is ours, and so is from now on what a former life may have left up."""
         self.former = None
         self.try_save()
         if not adopted:
@@ -152,7 +151,7 @@ class Memory:
             cause = "given back once more: the store was set back"
             self.claim.edit("give back", lambda found: lease.released(found, self.me, self.off, cause))
         paid = [d.nonce for d in owed if self.down or not self._is_own(d)]
-        if paid and not self.may_be_up and state in _REST:
+        if paid and not self.may_be_up and state in REST:
             self.claim.settle(paid)
 
     def verified_down(self) -> None:
@@ -167,6 +166,6 @@ class Memory:
         self.try_save()
 
     def _is_own(self, debt: Incarnation) -> bool:
-        """A life of this node in this boot. All but ours are over: the lock on the state file has proved it."""
-        me = self.me
-        return (debt.node, debt.machine, debt.boot) == (me.node, me.machine, me.boot)
+        """A life of this very node (not of a namesake with another state directory) in this boot. All but ours are
+        over: the lock on the state file has proved it."""
+        return lease.same_boot(debt, self.me) and (debt.node, debt.home) == (self.me.node, self.me.home)

@@ -1,0 +1,124 @@
+"""One package on one node: what is up by whose doing, and what a store that was set back cannot undo."""
+
+from __future__ import annotations
+
+from btw_core import lease
+from btw_core.controller import Controller
+from btw_core.lease import PackageRecord
+from btw_core.ports import Looked, ResourceHealth
+from btw_core.testing.fakes import Bench
+from btw_core.timing import Timing
+from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
+
+ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web", home="a.1")
+OTHER = Incarnation(node="b", machine="m", boot="b", nonce="other", slot="web", home="b.1")
+RESOURCES = tuple(ResourceSpec(name=name, type="flag") for name in ("disk", "ip", "web"))
+SPEC = PackageSpec(name="web", timing=Timing(), resources=RESOURCES)
+FREE = lease.first(SPEC.timing.lease, "cluster created")
+
+
+class Case(Bench):
+    """The controller of one package, whose record is in the store."""
+
+    def __init__(self, record: PackageRecord, saved: Saved | None = None) -> None:
+        super().__init__()
+        if saved is not None:
+            self.disk.saved["web"] = saved
+        self.write(record)
+        self.controller = Controller(self.desk, SPEC, ME)
+        self.controller.begin()
+        self.read()
+
+    def write(self, record: PackageRecord) -> None:
+        self.store.write("packages/web", lease.encode(record))
+
+    def read(self) -> None:
+        """One reading of all records; everything that follows from it is answered."""
+        self.controller.seen(self.view())
+        self.answers()
+
+    def answers(self) -> None:
+        while self.store.calls:
+            self.store.answer()
+
+    def record(self) -> PackageRecord:
+        return self.view().packages["web"][1]
+
+    @property
+    def state(self) -> State:
+        return self.controller.situation.state
+
+    def looks(self, *answers: Status | None) -> None:
+        """The answer to the last look."""
+        results = tuple(
+            ResourceHealth(resource=spec.name, status=status) for spec, status in zip(RESOURCES, answers, strict=True)
+        )
+        self.controller.looked(Looked(id=self.executor.looks[-1].id, package="web", results=results))
+
+    def ends(self, *, ok: bool = True) -> None:
+        """The operation that was begun last is gone."""
+        self.executor.end(self.executor.operations[-1], ok=ok)
+
+    def stops(self) -> list[str]:
+        return [each.resource for each in self.executor.operations if each.verb is Verb.STOP]
+
+
+def test_what_was_partly_up_is_stopped_whole_when_its_start_fails() -> None:
+    """Somebody else had started `web` here; `disk` does not start: `web` is stopped as well before the release."""
+    case = Case(FREE)
+    case.looks(Status.DOWN, Status.DOWN, Status.UP)
+    assert case.state is State.STARTING
+    case.ends(ok=False)
+    for _ in range(4):
+        case.ends()
+    assert case.stops() == ["web", "ip", "disk"]
+    case.answers()
+    assert case.record().released
+
+
+def test_what_was_down_is_stopped_only_as_far_as_its_start_came() -> None:
+    """`disk` does not start: `ip` and `web`, which may need it to answer at all, are not asked to stop."""
+    case = Case(FREE)
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    case.ends(ok=False)
+    case.ends()
+    assert case.stops() == ["disk"]
+
+
+def test_a_record_set_back_pays_no_debt() -> None:
+    """While a former holder is being fenced the store is set back to a record without that debt: it is still owed."""
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER))
+    case.wait(SPEC.timing.lease)
+    case.read()
+    assert case.state is State.FENCING
+    case.write(PackageRecord(term=2, lease=SPEC.timing.lease, released=True))
+    case.read()
+    assert case.state is State.FENCING
+    assert case.record().unfenced == (OTHER,)
+
+
+def test_what_comes_up_degraded_is_watched() -> None:
+    """News of a package that was found up but degraded need not wait for the pace."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.DEGRADED, Status.UP)
+    assert case.state is State.DEGRADED
+    assert case.executor.watched == {"web"}
+
+
+def test_a_debt_of_the_same_name_from_another_home_is_not_ours_to_pay() -> None:
+    """Another node of this name on this computer, with another state directory: we cannot tell what of it is up."""
+    namesake = Incarnation(node="a", machine="m", boot="b", nonce="namesake", slot="web", home="a.2")
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, unfenced=(namesake,)))
+    assert case.executor.operations == []
+    assert case.record().unfenced == (namesake,)
+
+
+def test_a_debt_of_a_former_life_is_paid_by_a_verified_stop() -> None:
+    """The same with our own home: it is stopped here, and then the debt is settled."""
+    former = Incarnation(node="a", machine="m", boot="b", nonce="former", slot="web", home="a.1")
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, unfenced=(former,)))
+    assert case.state is State.FAILING
+    for _ in range(4):
+        case.ends()
+    case.read()
+    assert case.record().unfenced == ()
