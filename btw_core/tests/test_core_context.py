@@ -371,19 +371,8 @@ class TestSpawn:
         assert len(masks) == 2
         assert all(not mask & 1 << (signal.SIGTERM - 1) for mask in masks)
 
-    def test_cgroup(self, tmp_path: Path, ended: list[int]) -> None:
-        """The service writes itself into the given cgroup before it is executed; a missing one is named."""
-        (tmp_path / "cgroup.procs").touch()  # stands for the kernel's: `0` is the writer itself
-        process = _context(service_cgroup=str(tmp_path)).spawn(["sleep", "1000"])
-        ended.append(process.pid)
-        assert (tmp_path / "cgroup.procs").read_text() == "0"
-        with pytest.raises(Failed, match=r"/nonexistent/cgroup\.procs: No such file"):
-            _context(service_cgroup="/nonexistent").spawn(["sleep", "1000"])
 
-
-def _context(
-    log: Callable[[str], None] = lambda text: None, deadline: float | None = None, service_cgroup: str = ""
-) -> RealContext:
+def _context(log: Callable[[str], None] = lambda text: None, deadline: float | None = None) -> RealContext:
     return RealContext(
         cluster="c",
         node="n",
@@ -396,7 +385,6 @@ def _context(
         deadline=deadline,
         operation="abc-1",
         log=log,
-        service_cgroup=service_cgroup,
     )
 
 
@@ -419,15 +407,11 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _context().run("echo $BTW_REASON").output == "lock_lost\n"
 
 
-def test_remaining_and_cancelled() -> None:
-    """remaining() counts down to 0 and not below; without a deadline there is no end; cancel() is seen."""
+def test_remaining() -> None:
+    """remaining() counts down to 0 and not below; without a deadline there is no end."""
     assert _context(deadline=boottime() - 5).remaining() == 0
     assert 0 < _context(deadline=boottime() + 100).remaining() <= 100
-    ctx = _context()
-    assert ctx.remaining() == float("inf")
-    assert not ctx.cancelled
-    ctx.cancel()
-    assert ctx.cancelled
+    assert _context().remaining() == float("inf")
 
 
 def test_log_lines() -> None:

@@ -148,7 +148,7 @@ def test_another_life_in_the_slot_refuses() -> None:
     case.wait(4)
     case.store.answer()
     case.store.answer()
-    assert case.refused == ["session of a was taken over by pid 77 of this name"]
+    assert case.refused == ["node name a is in use by another manager (pid 77), which has taken over the session"]
     case.wait(100, prompt=True)
     assert case.record.incarnation.nonce == "other"
     assert case.committed == [1000]
@@ -211,7 +211,7 @@ def test_name_in_use_on_another_machine_is_refused() -> None:
     case.wait(4)
     case.put(life("other", "m2"), 2)
     case.session.seen(case.view())
-    assert case.refused == ["node name a is in use on another machine (m2)"]
+    assert case.refused == ["node name a is in use on another machine (m2): give each its own"]
     case.wait(200)
     case.session.seen(case.view())
     assert not case.store.calls and len(case.refused) == 1

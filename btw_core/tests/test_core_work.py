@@ -179,7 +179,7 @@ def test_a_stop_that_takes_too_long_is_killed_and_the_next_begun() -> None:
     case.executor.end(slow, ok=False, error="killed")
     assert case.last.resource == "disk"  # at once, now that it is gone
     case.ends()
-    assert case.outcomes[1:] == [Outcome(Verb.STOP, False, "stop of ip was not done in time (3.0 s)")]
+    assert case.outcomes[1:] == [Outcome(Verb.STOP, False, "stop of ip was killed: not done in time (3.0 s)")]
 
 
 def test_what_cannot_be_killed_delays_the_next_only_by_the_grace() -> None:

@@ -125,14 +125,12 @@ def cannot_execute(argv: list[str], cwd: str | None, error: OSError | ValueError
     return Failed(f"cannot execute {shown(argv)}: {getattr(error, 'strerror', None) or error}; {remedy}")
 
 
-def child_setup(parent: int | None, procs: int | None = None) -> Callable[[], None]:
-    """What the child does between fork and exec: enter the cgroup whose open cgroup.procs is `procs`, take default
-    signals, die with `parent`. Only for single-threaded processes (operations): Python code after
-    fork may deadlock on a lock that another thread held, and PR_SET_PDEATHSIG is tied to the forking *thread*."""
+def child_setup(parent: int | None) -> Callable[[], None]:
+    """What the child does after fork: take default signals, die with `parent`. Only for single-threaded processes
+    (zygote, operations): Python code after fork may deadlock on a lock that another thread held, and PR_SET_PDEATHSIG
+    is tied to the forking *thread*."""
 
     def setup() -> None:
-        if procs is not None:
-            os.write(procs, b"0")  # cgroup.procs: 0 is the writer itself
         # what the zygote ignores or blocks is its own business
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)

@@ -80,8 +80,7 @@ class RealContext:
     """`resource.Context` on this computer.
 
     `deadline` is an instant of CLOCK_BOOTTIME (None: none, then commands get DEFAULT_LIMIT); `log` takes one line;
-    services are put into the cgroup directory `service_cgroup` ("" = where the operation is) and print to the file
-    `service_log` (appended; "" = /dev/null).
+    services print to the file `service_log` (appended; "" = /dev/null).
     """
 
     def __init__(
@@ -98,28 +97,17 @@ class RealContext:
         deadline: float | None,
         operation: str,
         log: Callable[[str], None],
-        service_cgroup: str = "",
         service_log: str = "",
     ) -> None:
         self.cluster, self.node, self.package, self.resource = cluster, node, package, resource
         self.term, self.verb, self.reason, self.state = term, verb, reason, state
         self._deadline, self._operation, self._lines = deadline, operation, _Lines(log)
-        self._service_cgroup, self._service_log = service_cgroup, service_log
-        self._cancelled = False
+        self._service_log = service_log
         self._services: list[subprocess.Popen[bytes]] = []  # kept: a Popen object that is dropped warns
 
     def remaining(self) -> float:
         """Seconds until the operation is killed, at least 0; infinite without a deadline."""
         return math.inf if self._deadline is None else max(0.0, self._deadline - boottime())
-
-    @property
-    def cancelled(self) -> bool:
-        """True once `cancel` was called."""
-        return self._cancelled
-
-    def cancel(self) -> None:
-        """Tell the operation to end. May be called from a signal handler."""
-        self._cancelled = True
 
     def log(self, text: str) -> None:
         """Lines for the journal: the first LINES of this context, each cut at LINE characters."""
@@ -168,10 +156,7 @@ class RealContext:
             raise Failed("spawn is for operations (start, stop, heal): status and watch change nothing")
         argv = argv_of(command)
         with contextlib.ExitStack() as stack:
-            output = self._open(stack, self._service_log or os.devnull, os.O_APPEND | os.O_CREAT)
-            procs = None
-            if self._service_cgroup:
-                procs = self._open(stack, f"{self._service_cgroup}/cgroup.procs", 0)
+            output = self._log_file(stack)
             try:
                 process = subprocess.Popen(
                     argv,
@@ -181,20 +166,18 @@ class RealContext:
                     cwd=cwd,
                     env={**self.environment(), **(env or {})},
                     start_new_session=True,
-                    preexec_fn=child_setup(None, procs),
+                    preexec_fn=child_setup(None),
                 )
             except (OSError, ValueError) as error:
                 raise cannot_execute(argv, cwd, error) from None
-            except subprocess.SubprocessError as error:  # all that is said about a failure in _child_setup
-                raise Failed(f"{argv[0]} cannot be put into cgroup {self._service_cgroup or 'none'}: {error}") from None
         self._services.append(process)
         # not reaped, so it is there, be it as a zombie
         return Process(pid=process.pid, start_time=cast(Stat, proc_stat(process.pid)).start_time)
 
-    @staticmethod
-    def _open(stack: contextlib.ExitStack, path: str, flags: int) -> int:
+    def _log_file(self, stack: contextlib.ExitStack) -> int:
+        path = self._service_log or os.devnull
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o640)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise Failed(f"{path}: {error.strerror}; a service needs it to be writable") from None
         stack.callback(os.close, descriptor)

@@ -88,11 +88,6 @@ class Context(Protocol):
         """Seconds left until this operation is killed, at least 0."""
         ...
 
-    @property
-    def cancelled(self) -> bool:
-        """True once the operation has been told to end (it is killed right after)."""
-        ...
-
     def log(self, text: str) -> None:
         """One line for the journal."""
         ...

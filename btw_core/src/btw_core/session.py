@@ -58,8 +58,7 @@ class Session:
                 sighting = self._sighting
                 self._sighting = sight(sighting, (revision, record.seq), view.received)
                 if sighting is not None and self._sighting is not sighting:
-                    self._over = True
-                    self._refused(f"node name {self.me.node} is in use on another machine ({other.machine})")
+                    self._give_up(f"is in use on another machine ({other.machine}): give each its own")
                     return
                 if view.sent < self._sighting.since + view.longest(self.timing.lease):
                     return
@@ -130,8 +129,7 @@ class Session:
             return
         foreign = record.incarnation.nonce not in (self.me.nonce, self._former)  # the former: the store was set back
         if foreign and self._revision != found.revision:
-            self._over = True
-            self._refused(f"session of {self.me.node} was taken over by pid {record.incarnation.pid} of this name")
+            self._give_up(f"is in use by another manager (pid {record.incarnation.pid}), which has taken over the session")
         elif record.incarnation.nonce == self.me.nonce and record.seq in self._attempts:
             self._commit(record.seq, found.revision)
         else:
@@ -146,6 +144,10 @@ class Session:
         self._say("")
         self._later(max(0.0, self.sent + self.timing.pace - self.desk.now()), self._attempt)
         self._committed(self.sent)
+
+    def _give_up(self, why: str) -> None:
+        self._over = True
+        self._refused(f"node name {self.me.node} {why}")
 
     def _later(self, seconds: float, do: Callable[[], None]) -> None:
         self.desk.at(self.desk.now() + seconds, _TIMER, do)

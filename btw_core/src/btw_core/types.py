@@ -60,7 +60,6 @@ class Reason(StrEnum):
     USER = "user"
     LOCK_LOST = "lock_lost"
     LEFT_BEHIND = "left_behind"  # a former life of this node left it up, and the lock is not ours any more
-    MOVE = "move"
 
 
 class Verb(StrEnum):

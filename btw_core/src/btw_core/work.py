@@ -58,7 +58,8 @@ class Work:
         self.reach = 0  # resources[:reach] may be up by our doing
         self.pending: tuple[str, ...] = ()  # prefixes of operation ids: the sequence in progress, then unended ones
         self.at: str = ""  # resource that is being worked on
-        self.began = 0.0
+        self.began = 0.0  # the sequence
+        self._since = 0.0  # the operation that runs
         self._done, self._remember, self._may_begin = done, remember, may_begin
         self._order: Order | None = None
         self._todo: list[ResourceSpec] = []
@@ -172,6 +173,7 @@ class Work:
         )
         self.alive[operation.id] = operation
         self._current = operation.id
+        self._since = self.desk.now()
         self.at = name
         self.desk.at(deadline, ("operation", self.spec.name), self._overdue)
         self.desk.operate(operation, self._ended)
@@ -181,9 +183,9 @@ class Work:
         if self._current is None:
             return
         operation = self.alive[self._current]
-        limit = self.desk.now() - self.began
         self._failures.append(
-            f"{operation.verb} of {operation.resource or 'left-over processes'} was not done in time ({limit:.1f} s)"
+            f"{operation.verb} of {operation.resource or 'left-over processes'} was killed: not done in time"
+            f" ({self.desk.now() - self._since:.1f} s)"
         )
         self._current = None
         self.desk.ports.executor.kill(operation.id)

@@ -71,10 +71,10 @@ def test_status_that_hangs() -> None:
 
 def test_failures_are_told() -> None:
     """start and stop that fail say the code and the last words; the output is in the journal."""
-    ctx = FakeContext(Verb.STOP, reason=Reason.MOVE)
-    with pytest.raises(Failed, match="exit code 4, allowed: 0; it said last: busy because of move"):
+    ctx = FakeContext(Verb.STOP, reason=Reason.USER)
+    with pytest.raises(Failed, match="exit code 4, allowed: 0; it said last: busy because of user"):
         program(stop='echo "busy because of $BTW_REASON"; exit 4').stop(ctx)
-    assert ctx.lines == ["busy because of move"]
+    assert ctx.lines == ["busy because of user"]
 
 
 @pytest.mark.parametrize("missing", ["start", "stop", "status"])
