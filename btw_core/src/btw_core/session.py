@@ -129,7 +129,9 @@ class Session:
             return
         foreign = record.incarnation.nonce not in (self.me.nonce, self._former)  # the former: the store was set back
         if foreign and self._revision != found.revision:
-            self._give_up(f"is in use by another manager (pid {record.incarnation.pid}), which has taken over the session")
+            self._give_up(
+                f"is in use by another manager (pid {record.incarnation.pid}), which has taken over the session"
+            )
         elif record.incarnation.nonce == self.me.nonce and record.seq in self._attempts:
             self._commit(record.seq, found.revision)
         else:
