@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from zygote_stock import SOON, wait_until
 
+from btw_core.clock import boot_id
 from btw_core.command import alive, proc_stat
 from btw_core.containment import (
     Cgroups,
     Containment,
     Cookies,
-    boot_id,
     cookie_environment,
     find_cgroup_root,
     kill_process,

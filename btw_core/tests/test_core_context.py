@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from btw_core.command import alive, boottime, describe, ending, proc_stat
+from btw_core.clock import boottime
+from btw_core.command import alive, describe, ending, proc_stat
 from btw_core.context import LINE, LINES, RealContext
 from btw_core.resource import CannotTell, Failed, Process
 from btw_core.testing import FakeContext

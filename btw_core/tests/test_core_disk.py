@@ -37,6 +37,21 @@ def test_what_is_saved_is_loaded(disk: FileDisk) -> None:
     assert sorted(path.name for path in disk.directory.iterdir()) == ["web.json", "web.lock"]
 
 
+def test_known_asks_every_node_of_the_computer(disk: FileDisk) -> None:
+    """A package is known where a node beside this one has seen a term of it, had it up, or cannot say."""
+    assert not disk.known("web")
+    disk.save("web", Saved(incarnation=life()))
+    assert not disk.known("web")  # it was only waited for
+    other = FileDisk(disk.directory.parent / "n2")
+    other.lock("web")
+    other.save("web", Saved(incarnation=life(), term=1))
+    assert disk.known("web") and not disk.known("we*")
+    other.save("web", Saved(incarnation=life(), may_be_up=True))
+    assert disk.known("web")
+    (other.directory / "web.json").write_bytes(b"{")
+    assert disk.known("web")
+
+
 def test_incarnations_differ_in_their_nonce_alone() -> None:
     """Two managers in one process life are told apart, and both name this process."""
     first, second = life(), life()

@@ -14,7 +14,8 @@ import pytest
 from zygote_stock import SOON, manager, run
 
 from btw_core import wire
-from btw_core.command import alive, boottime, proc_stat
+from btw_core.clock import boottime
+from btw_core.command import alive, proc_stat
 from btw_core.executor import RealExecutor
 from btw_core.peer import Patience, Restarts
 from btw_core.ports import ExecutorLost, Look, Looked, Operation

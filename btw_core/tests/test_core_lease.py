@@ -314,7 +314,18 @@ def test_unlocked(record: PackageRecord, cause: str) -> None:
     """Free, nothing owed; the term and who is off stay."""
     after = lease.unlocked(record, cause)
     assert lease.unlocked(after, cause) == after
-    assert after == msgspec.structs.replace(record, released=True, unfenced=(), cause=cause)
+    assert after == msgspec.structs.replace(record, released=True, unfenced=(), confirmed=True, cause=cause)
+
+
+def test_a_persons_word_counts_more_than_memory() -> None:
+    """After `btw unlock --confirmed` a term below one seen here does not make anybody wait; the floor still counts."""
+    me = Incarnation(node="n1", machine="m", boot="b", nonce="new", slot="web")
+    record = lease.unlocked(PackageRecord(term=2, lease=10.0, released=True), "btw unlock")
+    for found, free in ((record, True), (msgspec.structs.replace(record, confirmed=False), False)):
+        view = View(sent=0.0, received=0.0, packages={"web": (7, found)}, sessions={})
+        taken = judge(view, "web", me, None, floor=5, lease=10.0).take
+        assert (taken is not None) is free
+        assert taken is None or (taken.term == 6 and not taken.confirmed)
 
 
 # ---- bytes

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from zygote_stock import manager, run, wait_until
 
-from btw_core.command import boottime
+from btw_core.clock import boottime
 from btw_core.observer import Pool
 from btw_core.peer import Patience
 from btw_core.ports import ExecutorLost, Look, Looked

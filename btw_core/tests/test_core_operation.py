@@ -14,8 +14,9 @@ import pytest
 import zygote_stock
 from zygote_stock import SOON, wait_until
 
-from btw_core.command import alive, boottime, proc_stat
-from btw_core.containment import Containment, boot_id, containment, find_cgroup_root, machine_id
+from btw_core.clock import boot_id, boottime
+from btw_core.command import alive, proc_stat
+from btw_core.containment import Containment, containment, find_cgroup_root, machine_id
 from btw_core.operation import perform
 from btw_core.ports import Operation
 from btw_core.types import Incarnation, Verb

@@ -15,7 +15,8 @@ import zygote_stock
 from fuse_hang import hanging_mount
 from zygote_stock import SOON, manager, read_pid, run, wait_until
 
-from btw_core.command import alive, boottime
+from btw_core.clock import boottime
+from btw_core.command import alive
 from btw_core.containment import find_cgroup_root
 from btw_core.ports import ExecutorLost
 from btw_core.types import Verb

@@ -20,7 +20,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, TypeVar
 
-from btw_core.command import alive, boottime, proc_stat
+from btw_core.clock import boottime
+from btw_core.command import alive, proc_stat
 from btw_core.containment import Cgroups, find_cgroup_root
 from btw_core.executor import RealExecutor
 from btw_core.operation import Inventory, Stock

@@ -14,11 +14,11 @@ import select
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .clock import boottime
 from .resource import Completed, Failed, Process
 from .timing import KILL_GRACE
 
@@ -30,11 +30,6 @@ TAIL = 64 * 1024
 _DRAIN = 1024 * 1024
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def boottime() -> float:
-    """Seconds on CLOCK_BOOTTIME, the clock of all deadlines."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 # ---- processes ----------------------------------------------------------------------------------------------------

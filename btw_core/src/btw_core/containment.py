@@ -42,11 +42,6 @@ def machine_id() -> str:
     return (machine or f"host {socket.gethostname()}") + place
 
 
-def boot_id() -> str:
-    """This boot of the computer, for `Incarnation.boot` (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def kill_process(process: Process) -> None:
     """SIGKILL to exactly this process; nothing when it is gone. Raises PermissionError. Does not wait."""
     with contextlib.suppress(ProcessLookupError):

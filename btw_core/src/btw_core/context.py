@@ -10,19 +10,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from .command import (
-    Command,
-    Stat,
-    argv_of,
-    boottime,
-    cannot_execute,
-    child_setup,
-    ending,
-    execute,
-    last_said,
-    proc_stat,
-    shown,
-)
+from .clock import boottime
+from .command import Command, Stat, argv_of, cannot_execute, child_setup, ending, execute, last_said, proc_stat, shown
 from .resource import CannotTell, Completed, Failed, Process
 from .types import Reason, Verb
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import sys
 from pathlib import Path
@@ -68,6 +69,19 @@ class FileDisk:
                 f"{path} is damaged ({error}): what this node had begun for {package} is not known. Make sure that "
                 f"{package} is down here, then: mv {path} {path}.damaged (its lock, if it was held, has to run out)"
             ) from error
+
+    def known(self, package: str) -> bool:
+        """See `ports.Disk`. Looks into the memory of every node beside this one."""
+        for path in self.directory.parent.glob(f"*/{glob.escape(package)}.json"):
+            try:
+                saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError):  # whatever it is, it is about this package
+                return True
+            if saved.term > 0 or saved.may_be_up:
+                return True
+        return False
 
     def save(self, package: str, saved: Saved) -> None:
         """See `ports.Disk`. Blocks for two fsyncs. Raises OSError; then the former content is still there."""

@@ -6,8 +6,9 @@ import os
 import secrets
 from pathlib import Path
 
+from .clock import boot_id
 from .command import proc_stat
-from .containment import boot_id, find_cgroup_root, home_of, machine_id
+from .containment import find_cgroup_root, home_of, machine_id
 from .types import Incarnation
 
 

@@ -44,6 +44,7 @@ class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     released: bool = False
     unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
     off: dict[str, str] = {}  # node -> why it does not take part
+    confirmed: bool = False  # a person says that it is down everywhere: no node's own memory counts against it
     cause: str = ""  # of the last change
 
 
@@ -160,7 +161,8 @@ def judge(
         return _ripe(view, seen, wait, cause, _taken(None, me, floor, lease, cause, owing=False), None)
     revision, record = found
     holder = record.holder
-    if record.term < floor:  # the store went back in time: whoever holds the later term may be alive
+    if record.term < floor and not record.confirmed:
+        # the store went back in time: whoever holds the later term may be alive
         # our own renewals are no sign of whoever holds the later term
         others = holder is not None and holder.nonce != me.nonce and not record.released
         life = sign_of_life(view, holder) if holder is not None and others else "nobody"
@@ -235,7 +237,7 @@ def switched_on(record: PackageRecord, node: str) -> PackageRecord:
 
 def unlocked(record: PackageRecord, cause: str) -> PackageRecord:
     """Free because a person says that it is down everywhere: no holder waits, no debt is owed."""
-    return msgspec.structs.replace(record, released=True, unfenced=(), cause=cause)
+    return msgspec.structs.replace(record, released=True, unfenced=(), confirmed=True, cause=cause)
 
 
 def first(lease: float, cause: str) -> PackageRecord:

@@ -50,6 +50,7 @@ class Manager:
         self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._refused)
         self.store_trouble = ""
         self._registered = False
+        self._seen_cluster = False
         self._damaged: set[str] = set()  # packages whose records cannot be read
         self._ending = False
 
@@ -150,14 +151,19 @@ class Manager:
         except DamagedRecord as damage:
             self._trouble(str(damage))
             return
-        self._trouble("")
         if not any(record.key == lease.CLUSTER_KEY for record in answer.records):
             self._no_cluster(view)
             return
+        self._seen_cluster = True
+        self._trouble("")
         self.session.seen(view)
         if self.session.sent is not None:
             for name, controller in self.controllers.items():
-                if name not in damaged:  # what it says cannot be told; that it is there can
+                if name in damaged:
+                    continue  # what it says cannot be told, only that it is there
+                if name not in view.packages and self._is_new(name):
+                    self._write_first(name)
+                else:
                     controller.seen(view)
         self._say_damaged(damaged)
 
@@ -187,31 +193,38 @@ class Manager:
 
     # ---- a new cluster
     def _no_cluster(self, view: View) -> None:
-        if view.packages or view.sessions:
-            self._trouble("the store has records of btw, but no cluster record: part of it was lost")
+        lost = bool(view.packages or view.sessions) or self._seen_cluster
+        if not self.creates and lost:
+            self._trouble("the cluster record is gone: part of the store was lost")
             return
         if not self.creates:
             if not self.failure:
                 self._give_up("there is no cluster in this store; create it once, with `btw init`")
             return
+        self._trouble("")
         record = ClusterRecord(id=self.me.nonce, name=self.cluster, by=self.me)
         self.desk.ask(
             lease.CLUSTER_KEY, self._created, value=encode(record), deadline=self.timing.renewal_deadline
         )
 
     def _created(self, answer: StoreAnswered) -> None:
-        """Only who certainly created the cluster knows that nothing was lost: it alone writes first records."""
-        if answer.revision is None:
-            return
-        self.desk.journal.write("cluster_created", cause="the store was empty: new cluster")
-        for name, controller in self.controllers.items():
-            record = lease.first(controller.spec.timing.lease, "cluster created")
-            self.desk.ask(
-                lease.PACKAGES + name,
-                lambda _answer: self._read(),
-                value=encode(record),
-                deadline=self.timing.renewal_deadline,
-            )
+        if answer.revision is not None:
+            self.desk.journal.write("cluster_created", cause="the store had no cluster record: written")
+            self._read()
+
+    def _is_new(self, name: str) -> bool:
+        """A package without a record is new, or its record was lost. Where one computer has the store for itself, the
+        memory of its nodes tells which; elsewhere a whole lease has to pass (`lease.judge`)."""
+        return self.creates and not self.desk.ports.disk.known(name)
+
+    def _write_first(self, name: str) -> None:
+        record = lease.first(self.controllers[name].spec.timing.lease, "no node of this computer has ever run it")
+        self.desk.ask(
+            lease.PACKAGES + name,
+            lambda answer: self._read() if answer.revision is not None else None,
+            value=encode(record),
+            deadline=self.timing.renewal_deadline,
+        )
 
 
 def _session_timing(timing: Timing, pace: float, longest: float) -> Timing:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, cast
 
 from . import wire
-from .command import boottime
+from .clock import boottime
 from .context import RealContext
 from .operation import Inventory, explain
 from .ports import Look, Looked, ResourceHealth

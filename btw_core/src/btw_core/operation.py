@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from .command import alive, boottime, describe, proc_stat
-from .containment import OBSERVER, ZYGOTE, Containment, boot_id, containment, kill_process, machine_id, operation_of
+from .clock import boot_id, boottime
+from .command import alive, describe, proc_stat
+from .containment import OBSERVER, ZYGOTE, Containment, containment, kill_process, machine_id, operation_of
 from .context import RealContext
 from .ports import Operation
 from .resource import CannotTell, Context, Failed, Problem, Process, Resource

@@ -165,6 +165,10 @@ class Disk(Protocol):
         """None: nothing remembered. Raises OSError or ValueError (damaged)."""
         ...
 
+    def known(self, package: str) -> bool:
+        """Some node of this computer has seen a term of the package, or cannot say. Does not raise."""
+        ...
+
     def save(self, package: str, saved: Saved) -> None:
         """Durable on return (write, fsync, rename, fsync of the directory). Raises OSError."""
         ...

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from .clock import boot_id
+
 FileId = tuple[int, int]
 
 _NETWORK = re.compile(
@@ -114,11 +116,6 @@ class Guard:
             f"lock file {self._path} is {what} but a manager still uses the former one"
             f"{f' (pids {pids})' if pids else ''}: stop it first"
         )
-
-
-def boot_id() -> str:
-    """Names this boot of this computer (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def default_runtime() -> Path:

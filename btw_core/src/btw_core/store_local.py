@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from .clock import boot_id
 from .hooks import hookimpl
 from .store import Conflict, Record, Store, StoreUnavailable
-from .store_guard import FileId, Guard, boot_id, default_runtime, file_id, refuse_bad_place
+from .store_guard import FileId, Guard, default_runtime, file_id, refuse_bad_place
 
 T = TypeVar("T")
 

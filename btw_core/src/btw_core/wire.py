@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from .command import boottime
+from .clock import boottime
 from .ports import Look, Looked, Operation
 from .resource import Problem
 from .types import PackageSpec

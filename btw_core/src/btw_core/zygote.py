@@ -29,7 +29,8 @@ from typing import NoReturn
 import msgspec
 
 from . import wire
-from .command import boottime, child_setup, ending
+from .clock import boottime
+from .command import child_setup, ending
 from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
 from .observer import Observer
 from .operation import Inventory, Stock, perform

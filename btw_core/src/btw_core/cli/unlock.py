@@ -43,7 +43,7 @@ def command(
     before, _ = change(setup, package, lambda record: unlocked(record, cause) if record else None)
     if before is None:
         lease = load_package(package, setup.config, setup.places, Plugins(setup.restrict)).spec.timing.lease
-        _, after = change(setup, package, lambda record: unlocked(record, cause) if record else first(lease, cause))
+        _, after = change(setup, package, lambda record: unlocked(record or first(lease, cause), cause))
         if after is None:
             fail(f"there is no cluster in {setup.lock}, so no lock to free: btw run {package} just starts")
     click.echo(f"{package} is free: the next node that tries for it starts it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..command import boottime
+from ..clock import boottime
 from ..context import RealContext
 from ..types import Reason, Verb
 

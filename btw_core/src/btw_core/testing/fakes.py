@@ -120,6 +120,9 @@ class MemoryDisk:
     def load(self, package: str) -> Saved | None:
         return self.saved.get(package)
 
+    def known(self, package: str) -> bool:
+        return package in self.saved and self.saved[package].term > 0
+
     def save(self, package: str, saved: Saved) -> None:
         if self.full:
             raise OSError(28, "No space left on device")

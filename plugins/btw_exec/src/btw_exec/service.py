@@ -6,13 +6,13 @@ import os
 import pwd
 import shutil
 import time
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
 from btw_core import Context, Failed, Problem, Resource, Status
-from btw_core.command import alive, boottime, ending
+from btw_core.clock import boot_id, boottime
+from btw_core.command import alive, ending
 from btw_core.resource import CheckContext, Process
 
 from .commands import Command, Cwd, Env, command_problems, cwd_problems
@@ -26,11 +26,6 @@ RESTART_PACE = 1.0
 KILL_MARGIN = 2.0
 #: Seconds for a stop without any deadline.
 DEFAULT_STOP = 30.0
-
-
-def boot_id() -> str:
-    """random(4): names this boot; pid and start time mean nothing in another one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 class Service(Resource, frozen=True, kw_only=True, tag="service"):
@@ -141,7 +136,8 @@ class Service(Resource, frozen=True, kw_only=True, tag="service"):
 
 
 def _recorded(ctx: Context) -> Process | None:
-    """The process that was started last in this boot, as the state says; it may have ended since."""
+    """The process that was started last in this boot, as the state says; it may have ended since. In another boot pid
+    and start time mean nothing."""
     state: dict[str, Any] = ctx.state
     if "pid" not in state or state.get("boot") != ctx.shared(boot_id):
         return None

@@ -10,7 +10,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from btw_core.command import boottime, describe, proc_stat
+from btw_core.clock import boottime
+from btw_core.command import describe, proc_stat
 from btw_core.resource import Process
 from btw_core.timing import KILL_GRACE
 

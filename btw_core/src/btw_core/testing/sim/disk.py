@@ -29,6 +29,10 @@ class SimDisk:
     def load(self, package: str) -> Saved | None:
         return self._state.files.get(package)
 
+    def known(self, package: str) -> bool:
+        states = (node.state for node in self._life.world.nodes.values())
+        return any(package in state.files and state.files[package].term > 0 for state in states)
+
     def save(self, package: str, saved: Saved) -> None:
         if self._state.full:
             raise OSError(errno.ENOSPC, "No space left on device")
