@@ -127,9 +127,9 @@ def test_sweep_names_survivors(tmp_path: Path) -> None:
 
 
 def test_survey_only_looks(tmp_path: Path) -> None:
-    """A survey names what lives, but for itself and what is to be kept, and touches nothing."""
-    here = Nobody(me=[1], a=[os.getpid()], b=[os.getppid()])
-    result = do(Verb.SURVEY, tmp_path, here, keep=("b",))
+    """A survey names what lives, but for itself, and touches nothing."""
+    here = Nobody(me=[1], a=[os.getpid()])
+    result = do(Verb.SURVEY, tmp_path, here)
     assert [text.partition(" (")[0] for text in result.survivors] == [f"pid {os.getpid()}"]
     assert (result.error, here.killed, here.removed) == ("", [], [])
 

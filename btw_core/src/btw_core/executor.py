@@ -233,7 +233,6 @@ class RealExecutor:
                 id=id,
                 ok=not error,
                 error=error,
-                seconds=result.seconds,
                 state=result.state,
                 survivors=result.survivors,
             )

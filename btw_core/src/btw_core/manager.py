@@ -44,10 +44,10 @@ class Manager:
         self.desk = Desk(ports)
         self.controllers = {spec.name: Controller(self.desk, spec, me) for spec in packages}
         shortest = min((spec.timing for spec in packages), key=lambda t: t.renewal_deadline)
-        self.pace = min(spec.timing.pace for spec in packages)
+        pace = min(spec.timing.pace for spec in packages)
         longest = max(spec.timing.lease for spec in packages)
-        self.timing = _session_timing(shortest, self.pace, longest)
-        self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._refused)
+        self.timing = _session_timing(shortest, pace, longest)
+        self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._give_up)
         self.store_trouble = ""
         self._registered = False
         self._seen_cluster = False
@@ -126,11 +126,8 @@ class Manager:
         for controller in self.controllers.values():
             controller.claim.renewed(sent)
 
-    def _refused(self, cause: str) -> None:
-        """Another life has our name: everything ends here, in order."""
-        self._give_up(cause)
-
     def _give_up(self, cause: str) -> None:
+        """This manager must not go on: everything ends here, in order."""
         self.failure = cause
         self.desk.journal.write("gave_up", cause=cause)
         for controller in self.controllers.values():
@@ -139,7 +136,7 @@ class Manager:
 
     # ---- readings of the store
     def _read(self) -> None:
-        self.desk.at(self.desk.now() + self.pace, ("read",), self._read)
+        self.desk.at(self.desk.now() + self.timing.pace, ("read",), self._read)
         self.desk.ask("", self._read_answered, deadline=self.timing.renewal_deadline)
 
     def _read_answered(self, answer: StoreAnswered) -> None:
@@ -185,27 +182,21 @@ class Manager:
             if name == record.key or name not in self.controllers:
                 continue
             try:
-                self.controllers[name].claim.noticed(
-                    record.revision, decode(PackageRecord, record.key, record.value)
-                )
+                self.controllers[name].claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
             except DamagedRecord as damage:
                 self.desk.journal.write("record_damaged", package=name, cause=str(damage))
 
     # ---- a new cluster
     def _no_cluster(self, view: View) -> None:
-        lost = bool(view.packages or view.sessions) or self._seen_cluster
-        if not self.creates and lost:
-            self._trouble("the cluster record is gone: part of the store was lost")
-            return
         if not self.creates:
-            if not self.failure:
+            if view.packages or view.sessions or self._seen_cluster:
+                self._trouble("the cluster record is gone: part of the store was lost")
+            elif not self.failure:
                 self._give_up("there is no cluster in this store; create it once, with `btw init`")
             return
         self._trouble("")
         record = ClusterRecord(id=self.me.nonce, name=self.cluster, by=self.me)
-        self.desk.ask(
-            lease.CLUSTER_KEY, self._created, value=encode(record), deadline=self.timing.renewal_deadline
-        )
+        self.desk.ask(lease.CLUSTER_KEY, self._created, value=encode(record), deadline=self.timing.renewal_deadline)
 
     def _created(self, answer: StoreAnswered) -> None:
         if answer.revision is not None:

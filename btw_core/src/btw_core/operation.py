@@ -84,9 +84,7 @@ def perform(
         case Verb.START | Verb.STOP | Verb.HEAL:
             error = _work(operation, inventory, state, end, log)
         case Verb.SURVEY:
-            members = here.members(operation.package)
-            kept = {place, *(each for each in members if operation_of(each) in operation.keep)}
-            survivors = _described(members, kept)
+            survivors = _described(here.members(operation.package), {place})
         case Verb.SWEEP:
             survivors = _sweep(lambda: _members(here, operation), {place}, here, end, log)
             error = _survived(survivors)
@@ -100,8 +98,7 @@ def perform(
     else:
         if size > STATE:
             error, kept_state = error or f"ctx.state has {size} bytes as JSON, at most {STATE} are kept", None
-    seconds = boottime() - begun
-    return Result(id=operation.id, error=error, seconds=seconds, state=kept_state, survivors=survivors)
+    return Result(id=operation.id, error=error, state=kept_state, survivors=survivors)
 
 
 # ---- start, stop, heal ------------------------------------------------------------------------------------------

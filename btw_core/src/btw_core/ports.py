@@ -39,7 +39,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     not_after: float = 0.0  # start, heal: do not begin any effect at or after this instant (sent + T); 0 = no limit
     state: dict[str, Any] = {}  # of this resource
     target: Incarnation | None = None  # fence
-    keep: tuple[str, ...] = ()  # survey: operation ids whose processes are legitimate
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
 
@@ -82,7 +81,6 @@ class OperationEnded(Report, frozen=True, kw_only=True):
     id: str
     ok: bool
     error: str = ""
-    seconds: float = 0.0
     state: dict[str, Any] | None = None  # new ctx.state of the resource; None: unchanged
     survivors: tuple[str, ...] = ()  # sweep, survey, fence: "pid 12 (sleep), state D in fuse_wait"
 

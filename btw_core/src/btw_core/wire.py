@@ -100,7 +100,6 @@ class Result(Message, frozen=True, kw_only=True):
 
     id: str
     error: str = ""  # "" = ok
-    seconds: float = 0.0
     state: dict[str, Any] | None = None
     survivors: tuple[str, ...] = ()
 
