@@ -5,7 +5,7 @@ from __future__ import annotations
 from btw_core import lease
 from btw_core.controller import Controller
 from btw_core.lease import PackageRecord
-from btw_core.ports import Looked, ResourceHealth
+from btw_core.ports import HaltAsked, Looked, ResourceHealth
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
@@ -20,14 +20,15 @@ FREE = lease.first(SPEC.timing.lease, "cluster created")
 class Case(Bench):
     """The controller of one package, whose record is in the store."""
 
-    def __init__(self, record: PackageRecord, saved: Saved | None = None) -> None:
+    def __init__(self, record: PackageRecord, saved: Saved | None = None, *, reads: bool = True) -> None:
         super().__init__()
         if saved is not None:
             self.disk.saved["web"] = saved
         self.write(record)
         self.controller = Controller(self.desk, SPEC, ME)
         self.controller.begin()
-        self.read()
+        if reads:
+            self.read()
 
     def write(self, record: PackageRecord) -> None:
         self.store.write("packages/web", lease.encode(record))
@@ -103,6 +104,19 @@ def test_what_comes_up_degraded_is_watched() -> None:
     case.looks(Status.UP, Status.DEGRADED, Status.UP)
     assert case.state is State.DEGRADED
     assert case.executor.watched == {"web"}
+
+
+def test_a_halt_before_the_first_reading_says_what_it_leaves() -> None:
+    """A former manager was killed, its package is up, the store does not answer: a halt has not stopped anything."""
+    former = Incarnation(node="a", machine="m", boot="b", nonce="former", slot="web", home="a.1")
+    record = PackageRecord(term=3, lease=SPEC.timing.lease, holder=former)
+    case = Case(record, Saved(incarnation=former, term=3, may_be_up=True), reads=False)
+    case.controller.halt(HaltAsked(cause="SIGTERM"))
+    case.wait(60)
+    assert case.controller.left
+    assert any("may have left it up" in line["cause"] for line in case.journal.lines)
+    assert case.disk.saved["web"].may_be_up
+    assert case.disk.saved["web"].incarnation == former
 
 
 def test_a_debt_of_the_same_name_from_another_home_is_not_ours_to_pay() -> None:

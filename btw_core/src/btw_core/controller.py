@@ -222,6 +222,8 @@ class Controller:
             self.desk.at(self.desk.now() + patience, ("leave", self.name), self._leave)
 
     def _leave(self) -> None:
+        if not self.left and self.memory.may_be_up:  # halted before the store said whose it is
+            self._say("not looked at: a former manager of this node may have left it up; `btw run` goes on with it")
         if not self.left and not self.claim.free:
             wait = self.spec.timing.lease
             self._say(f"the lock could not be given back; others will wait up to {wait:.1f} s")
