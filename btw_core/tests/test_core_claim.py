@@ -76,6 +76,22 @@ class Case(Bench):
         return decode(PackageRecord, KEY, self.store.records[KEY].value)
 
 
+# ---- a session that vanished
+def test_no_renewal_counts_before_the_record_has_a_new_revision() -> None:
+    """After the session was written again the lease goes on counting from before, until a stand-by that saw no session
+    twice has to begin anew: the package's record is touched first."""
+    case = Case().takes()
+    before, revision = case.claim.sent, case.store.revision
+    case.wait(3)
+    case.claim.touch()
+    case.claim.renewed(case.clock.now())
+    assert case.claim.sent == before
+    case.store.answer()
+    assert case.store.revision > revision and case.record.holder == ME and not case.record.released
+    case.claim.renewed(case.clock.now())
+    assert case.claim.sent == case.clock.now() > before
+
+
 # ---- getting it
 def test_takes_what_was_released() -> None:
     """A reading of a free record leads to one CAS at its revision; the lease counts from when that was *sent*."""

@@ -32,9 +32,15 @@ class Case(Bench):
     def __init__(self) -> None:
         super().__init__()
         self.committed: list[float] = []
+        self.rewritten: list[int] = []  # how many renewals were committed before
         self.refused: list[str] = []
         self.session = Session(
-            self.desk, ME, TIMING, committed=self.committed.append, refused=self.refused.append
+            self.desk,
+            ME,
+            TIMING,
+            committed=self.committed.append,
+            rewritten=lambda: self.rewritten.append(len(self.committed)),
+            refused=self.refused.append,
         )
 
     def registers(self) -> Case:
@@ -155,12 +161,13 @@ def test_another_life_in_the_slot_refuses() -> None:
 
 
 def test_vanished_record_is_written_again() -> None:
-    """A session that somebody removed is renewed as if nothing had happened."""
+    """A session that somebody removed is written again, and said so once, before that renewal is reported."""
     case = Case().registers()
     del case.store.records[KEY]
-    case.wait(4, prompt=True)
+    case.wait(8, prompt=True)
     assert case.record.incarnation == ME
-    assert case.committed == [1000, 1004]
+    assert case.committed == [1000, 1004, 1008]
+    assert case.rewritten == [1]
 
 
 def test_damaged_record_is_cannot_tell() -> None:

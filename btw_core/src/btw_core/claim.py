@@ -16,6 +16,7 @@ from .ports import StoreAnswered
 from .timing import Timing
 from .types import Incarnation
 
+_TOUCH = "touch"
 Edit = Callable[[PackageRecord], PackageRecord]
 
 
@@ -85,8 +86,18 @@ class Claim:
         if not self.believes():
             self._lose("no renewal was confirmed in time")
             return
+        if _TOUCH in self._edits:
+            return
         self.sent = max(self.sent, sent)
         self._watch_the_clock()
+
+    def touch(self) -> None:
+        """The session record had vanished and is written again. Absence has no identity: a stand-by that saw none
+        before and sees none again takes it for one long silence. So no renewal counts before the package's own record
+        has a new revision, which ends every such reading."""
+        if self.held:
+            cause = f"session written again, {self.desk.number()}"
+            self.edit(_TOUCH, lambda record: lease.touched(record, self.me, cause))
 
     def edit(self, name: str, edit: Edit, then: Callable[[], None] | None = None) -> None:
         """Apply `edit` to the record as soon as possible; `then` once the record is a fixed point of it."""

@@ -221,6 +221,13 @@ def released(record: PackageRecord, me: Incarnation, off: str, cause: str) -> Pa
     return msgspec.structs.replace(record, released=True, off=switched, cause=cause)
 
 
+def touched(record: PackageRecord, me: Incarnation, cause: str) -> PackageRecord:
+    """The same with another cause, so that it gets a new revision; unchanged when `me` does not hold it."""
+    if record.released or record.holder is None or record.holder.nonce != me.nonce:
+        return record
+    return msgspec.structs.replace(record, cause=cause)
+
+
 def settled(record: PackageRecord, nonces: Iterable[str]) -> PackageRecord:
     """Without the debts of these incarnations."""
     gone = set(nonces)

@@ -47,7 +47,14 @@ class Manager:
         pace = min(spec.timing.pace for spec in packages)
         longest = max(spec.timing.lease for spec in packages)
         self.timing = _session_timing(shortest, pace, longest)
-        self.session = Session(self.desk, me, self.timing, committed=self._renewed, refused=self._give_up)
+        self.session = Session(
+            self.desk,
+            me,
+            self.timing,
+            committed=self._renewed,
+            rewritten=self._rewritten,
+            refused=self._give_up,
+        )
         self.store_trouble = ""
         self._registered = False
         self._seen_cluster = False
@@ -118,6 +125,10 @@ class Manager:
 
     def _finish(self) -> None:
         self.finished = True
+
+    def _rewritten(self) -> None:
+        for controller in self.controllers.values():
+            controller.claim.touch()
 
     def _renewed(self, sent: float) -> None:
         if not self._registered:

@@ -18,7 +18,8 @@ _TIMER = ("session",)
 
 
 class Session:
-    """`committed(sent)` is called for each committed renewal, `refused(cause)` when the slot is another's."""
+    """`committed(sent)` is called for each committed renewal, `rewritten()` before it when the record had vanished,
+    `refused(cause)` when the slot is another's."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class Session:
         timing: Timing,
         *,
         committed: Callable[[float], None],
+        rewritten: Callable[[], None],
         refused: Callable[[str], None],
     ) -> None:
         self.desk = desk
@@ -36,8 +38,10 @@ class Session:
         self.sent: float | None = None  # of the last committed renewal
         self.trouble = ""  # why renewals do not get through at the moment
         self._committed = committed
+        self._rewritten = rewritten
         self._refused = refused
         self._registered = False
+        self._gone = False  # the record was removed, and is not yet written again
         self._over = False
         self._seq = 0
         self._revision: int | None = None
@@ -118,6 +122,7 @@ class Session:
             return
         if not answer.records:
             self._revision = None  # somebody removed it: write it again
+            self._gone = True
             self._attempt()
             return
         found = answer.records[0]
@@ -144,6 +149,9 @@ class Session:
         # attempts with an older expected revision can no longer be committed
         self._attempts.clear()
         self._say("")
+        if self._gone:
+            self._gone = False
+            self._rewritten()
         self._later(max(0.0, self.sent + self.timing.pace - self.desk.now()), self._attempt)
         self._committed(self.sent)
 
