@@ -267,6 +267,7 @@ class Node:
         try:
             while self._inbox:
                 manager.handle(self._inbox.popleft())
+                manager.tick()  # 150 packages that start fill the inbox for seconds; renewals do not wait for that
             manager.tick()
             code = self._goal(manager) if self._goal else None
             due = manager.next_deadline()
