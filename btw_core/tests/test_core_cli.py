@@ -105,6 +105,15 @@ def test_status_without_anything_says_what_to_do(capsys: pytest.CaptureFixture[s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["../web", "w" * 300, ""])
+def test_a_name_that_is_none_makes_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    """Names become paths: what is none is refused before anything is made, above all beside the directory."""
+    code, _, error = said(capsys, "run", name, "--dir", str(tmp_path / "top"), "--node", "n1")
+    assert code == 64
+    assert "allowed: 1 to 39 letters" in error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stop_of_what_nobody_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = said(capsys, "stop", "web", "--dir", str(tmp_path))
     assert code == 1 and "nobody manages web here" in err

@@ -106,6 +106,16 @@ def test_what_comes_up_degraded_is_watched() -> None:
     assert case.executor.watched == {"web"}
 
 
+def test_an_observer_that_lost_the_package_vouches_for_nothing() -> None:
+    """The zygote died and its successor could not load the package file: what was healthy before is not known now."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.observer_lost()
+    case.controller.looked(Looked(id=case.executor.looks[-1].id, package="web", results=()))
+    assert case.state is State.DEGRADED
+    assert "disk cannot tell (not loaded" in case.controller.cause
+
+
 def test_a_halt_before_the_first_reading_says_what_it_leaves() -> None:
     """A former manager was killed, its package is up, the store does not answer: a halt has not stopped anything."""
     former = Incarnation(node="a", machine="m", boot="b", nonce="former", slot="web", home="a.1")

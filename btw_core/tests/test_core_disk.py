@@ -78,6 +78,13 @@ def test_a_failed_save_keeps_what_was_there(disk: FileDisk) -> None:
     assert disk.load("web") == before
 
 
+def test_a_full_disk_is_named_with_the_file(disk: FileDisk) -> None:
+    """write(2) says ENOSPC without a name; who reads it at night wants to know which disk."""
+    (disk.directory / "web.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/web\.json'"):
+        disk.save("web", Saved(incarnation=life(), term=1))
+
+
 def test_one_manager_for_each_package_of_a_node(disk: FileDisk) -> None:
     """A second one is refused with the first one's pid, another package is free, and `close` lets go."""
     other = FileDisk(disk.directory)

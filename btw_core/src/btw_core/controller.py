@@ -21,6 +21,7 @@ from .work import Order, Outcome, Work
 
 #: Seconds that killing and surveying may take before they are asked for again.
 SOON = 5.0
+UNLOADED = "not loaded: its package file was changed or removed while it runs; mend that, see `btw check`"
 _UP = (State.RUNNING, State.DEGRADED)
 
 
@@ -94,6 +95,9 @@ class Controller:
             self._look = None
         if self.situation.state not in (*WATCHED, State.STUCK):
             return
+        if report.id:  # the whole picture: an observer that has not loaded the package says nothing of its resources
+            silent = (ResourceHealth(resource=r.name, status=None, detail=UNLOADED) for r in self.spec.resources)
+            self.health = {each.resource: each for each in silent}
         for result in report.results:
             self.health[result.resource] = result
         if not report.id and len(self.health) < len(self.spec.resources):

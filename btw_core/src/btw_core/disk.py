@@ -94,10 +94,10 @@ class FileDisk:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(path)
-        except OSError:
+        except OSError as error:
             with contextlib.suppress(OSError):  # the first error is the one that counts
                 temporary.unlink(missing_ok=True)
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # write(2) and fsync(2) name no file
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)  # the new name is durable only with its directory (fsync(2))

@@ -72,8 +72,19 @@ def packages_argument(*, required: bool, several: bool = True) -> Callable[[F], 
         metavar=metavar if required else f"[{metavar}]",
         nargs=-1 if several else 1,
         required=required,
+        callback=_named,
         shell_complete=complete_package,
     )
+
+
+def _named(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """The names as given. Raises UsageError before one that is none becomes part of a path."""
+    from ..config import NAME, NAME_RULE
+
+    for name in (value,) if isinstance(value, str) else value or ():
+        if not NAME.fullmatch(name):
+            raise click.UsageError(f'package name: found "{name}", allowed: {NAME_RULE}')
+    return value
 
 
 def complete_package(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
