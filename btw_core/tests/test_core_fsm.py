@@ -24,7 +24,7 @@ TIMING = Timing(pace=4, timeout=30, start_timeout=20, stop_timeout=10)
 #: "." cannot come. Written by hand: whoever changes the table says here that it was meant.
 GRID = """
                 sb     of  fe  un              st  ru                 de                 hg        fg        sk           hd  fd
-Acquired        fe/un  .   .   .               .   .                  .                  .         .         .            .   .
+Acquired        fe/un  .   .   .               .   .                  .                  .         .         fg           .   .
 Settled         -      -   un  -               .   .                  .                  -         -         .            -   -
 LeaseLost       -      -   sb  fg              fg  fg                 fg                 hg        fg        sk           -   -
 LeftBehind      fg     hg  .   .               .   .                  .                  .         .         .            .   .
@@ -494,6 +494,14 @@ def test_after_the_hard_deadline_only_looked_at() -> None:
     for health in (Health.PARTLY, Health.CANNOT_TELL, Health.UP, Health.CRITICAL):
         assert package.sees(health).does(State.STUCK)
     assert package.sees(Health.DOWN).does(State.FAILED, ev.Release())
+
+
+def test_stuck_past_the_hard_deadline_stops_under_a_new_term() -> None:
+    """Whoever gets the lock anew after it was cut off stops once more, with the full time: nobody else can be active."""
+    package = Package().runs().meets(ev.LeaseLost, hard=1010.0).meets(ev.StopFailed).waits()
+    package.acquires()
+    assert package.does(State.FAILING, stop(package, Reason.FAILURE))
+    assert package.meets(ev.StopVerified).does(State.FAILED, ev.Release())
 
 
 def test_every_loss_has_its_hard_deadline() -> None:

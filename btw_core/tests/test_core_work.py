@@ -120,6 +120,22 @@ def test_stop_goes_on_past_failures_but_is_not_verified() -> None:
     assert case.work.reach == 3
 
 
+def test_what_else_ended_a_part_of_a_stop_is_repeated() -> None:
+    """A stop or sweep whose process was ended from outside says nothing of the stop: once more, three times in all."""
+    case = started().begins(Verb.STOP, resources=RESOURCES[:1])
+    case.ends(ok=False, answered=False, error="ended without a result: killed by SIGKILL")
+    case.ends().ends(ok=False, answered=False, error="ended without a result")
+    assert case.names()[3:] == ["stop disk", "stop disk", "sweep", "sweep"]
+    case.ends()
+    assert case.outcomes[-1] == Outcome(Verb.STOP, True, "")
+    case = started().begins(Verb.STOP, resources=RESOURCES[:1])
+    for _ in range(3):
+        case.ends(ok=False, answered=False, error="ended without a result")
+    assert not case.outcomes[1:]
+    case.ends(ok=False, answered=False, error="ended without a result")
+    assert not case.outcomes[-1].ok and "ended without a result" in case.outcomes[-1].cause
+
+
 def test_sweep_that_finds_survivors() -> None:
     """What survived is named in cause and outcome."""
     left = ("pid 12 (sleep), state D",)

@@ -56,6 +56,7 @@ class Claim:
         self._doubt: int | None = None  # at this revision a CAS of ours may still be carried out
         self._read_since = 0.0  # a reading sent before this instant may be older than what we know
         self._taking: tuple[PackageRecord, float, bool] | None = None
+        self._trouble = ""  # why the last CAS was not answered
         self._mine: PackageRecord | None = None  # our record as last known, debts and all
 
     # ---- what others ask of it
@@ -212,6 +213,7 @@ class Claim:
         self._read_since = self.desk.now()
         taking, self._taking = self._taking, None
         if answer.revision is not None:
+            self._trouble = ""
             if taking is not None:
                 self._took(*taking)
             self._learn(answer.revision, record)
@@ -219,6 +221,10 @@ class Claim:
         elif answer.conflict:
             self._read()
         else:  # cannot tell: the next reading says whether it was written
+            if answer.unavailable != self._trouble:
+                cause = f"lock record not known to be written: {answer.unavailable}; trying again"
+                self.desk.journal.write("store_trouble", package=self.name, cause=cause)
+            self._trouble = answer.unavailable
             self._sure = False
             self._doubt = answer.call.expected
             self.desk.at(self.desk.now() + self.timing.retry, ("read", self.name), self._read)

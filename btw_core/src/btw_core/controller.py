@@ -193,7 +193,10 @@ class Controller:
         self.apply(kind(at=self.desk.now(), cause=cause))
 
     def _settle_wanted(self) -> None:
-        self.claim.wanted = self.memory.ready and self.situation.state is State.STANDBY
+        now = self.situation
+        # cut off, but not seen down: who holds the lock may stop it, so it tries to be us
+        regain = now.state is State.STUCK and now.cut and not now.held
+        self.claim.wanted = self.memory.ready and (now.state is State.STANDBY or regain)
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:

@@ -66,6 +66,7 @@ class RealExecutor:
         self._looks: dict[int, Look] = {}
         self._names: dict[str, list[str]] = {}  # resources of each package
         self._watched: dict[str, wire.Watch] = {}
+        self._said: dict[tuple[str, str], str] = {}  # the last line of each status
         self._restarts = {what: Restarts(self._patience) for what in ("zygote", "observer")}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._loading_since = 0.0
@@ -213,17 +214,17 @@ class RealExecutor:
         if running is None:
             return
         if running.orphan:
-            self._ended(exited.id, f"killed, as {running.orphan}")
+            self._ended(exited.id, f"killed, as {running.orphan}", answered=False)
         elif exited.killed:
             self._ended(exited.id, "killed, as it was told to end")
         elif exited.cause.startswith("cannot begin"):
             self._ended(exited.id, exited.cause)
         elif running.result is None or exited.cause:
-            self._ended(exited.id, f"ended without a result: {exited.cause or 'exit code 0'}")
+            self._ended(exited.id, f"ended without a result: {exited.cause or 'exit code 0'}", answered=False)
         else:
             self._ended(exited.id, running.result.error)
 
-    def _ended(self, id: str, error: str) -> None:
+    def _ended(self, id: str, error: str, *, answered: bool = True) -> None:
         running = self._running.pop(id, None)
         if running is None:
             return
@@ -232,6 +233,7 @@ class RealExecutor:
             OperationEnded(
                 id=id,
                 ok=not error,
+                answered=answered,
                 error=error,
                 state=result.state,
                 survivors=result.survivors,
@@ -303,7 +305,9 @@ class RealExecutor:
                 self._looks.pop(looked.id, None)
                 self._deliver(looked)
             case wire.Line(package=package, resource=resource, text=text):
-                self._deliver(Logged(package=package, resource=resource, text=text))
+                if self._said.get((package, resource)) != text:  # what status says is news only when it changes
+                    self._said[package, resource] = text
+                    self._deliver(Logged(package=package, resource=resource, text=text))
             case wire.Stuck(cause=cause):
                 if self._observer:
                     self._observer_hangs(self._observer, cause)

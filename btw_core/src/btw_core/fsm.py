@@ -201,6 +201,7 @@ ROWS: tuple[Row, ...] = (
     *_stopping(_S.FAILING),
     Row(_S.FAILING, ev.StopVerified, "", _S.FAILED, ("release",), "verified down"),
     Row(_S.STUCK, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "asked to stop once more"),
+    Row(_S.STUCK, ev.Acquired, "", _S.FAILING, ("stop",), "lock acquired again; stopping once more under it"),
     Row(_S.STUCK, ev.LeaseLost, "", _S.STUCK, (), "lock lost while stuck"),
     Row(_S.STUCK, ev.HardDeadline, "", _S.STUCK, ("cut off",), "hard deadline without the lock"),
     Row(_S.STUCK, ev.SurvivorsGone, "in time", _S.FAILING, ("stop",), "what held it is gone; stopping once more"),

@@ -58,6 +58,7 @@ class Manager:
         self.store_trouble = ""
         self._registered = False
         self._seen_cluster = False
+        self._write_trouble = ""
         self._damaged: set[str] = set()  # packages whose records cannot be read
         self._ending = False
 
@@ -212,6 +213,15 @@ class Manager:
     def _created(self, answer: StoreAnswered) -> None:
         if answer.revision is not None:
             self.desk.journal.write("cluster_created", cause="the store had no cluster record: written")
+        self._wrote(answer)
+
+    def _wrote(self, answer: StoreAnswered) -> None:
+        """A first record of some kind: go on at once, or say once why not; the next reading tries again."""
+        if answer.unavailable and answer.unavailable != self._write_trouble:
+            cause = f"cannot write to the lock store: {answer.unavailable}; trying again"
+            self.desk.journal.write("store_trouble", cause=cause)
+        self._write_trouble = answer.unavailable
+        if answer.revision is not None:
             self._read()
 
     def _is_new(self, name: str) -> bool:
@@ -222,10 +232,7 @@ class Manager:
     def _write_first(self, name: str) -> None:
         record = lease.first(self.controllers[name].spec.timing.lease, "no node of this computer has ever run it")
         self.desk.ask(
-            lease.PACKAGES + name,
-            lambda answer: self._read() if answer.revision is not None else None,
-            value=encode(record),
-            deadline=self.timing.renewal_deadline,
+            lease.PACKAGES + name, self._wrote, value=encode(record), deadline=self.timing.renewal_deadline
         )
 
 

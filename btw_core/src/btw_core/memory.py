@@ -41,6 +41,7 @@ class Memory:
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
         self._operation, self._left_behind = operation, left_behind
         self._floor = -1  # as it is on disk
+        self._trouble = ""  # why it could not be written the last time
 
     # ---- the disk
     def load(self) -> None:
@@ -76,7 +77,12 @@ class Memory:
         try:
             self.save()
         except OSError as error:
-            self.desk.journal.write("memory_trouble", package=self.spec.name, cause=f"cannot write memory: {error}")
+            trouble = f"cannot write memory: {error}"
+            if trouble != self._trouble:  # said once
+                self.desk.journal.write("memory_trouble", package=self.spec.name, cause=trouble)
+            self._trouble = trouble
+        else:
+            self._trouble = ""
 
     # ---- the former life
     def end_former(self, then: Callable[[], None]) -> None:

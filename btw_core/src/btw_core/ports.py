@@ -80,6 +80,7 @@ class OperationEnded(Report, frozen=True, kw_only=True):
 
     id: str
     ok: bool
+    answered: bool = True  # False: its process ended, not on our word, without saying how it went
     error: str = ""
     state: dict[str, Any] | None = None  # new ctx.state of the resource; None: unchanged
     survivors: tuple[str, ...] = ()  # sweep, survey, fence: "pid 12 (sleep), state D in fuse_wait"

@@ -16,6 +16,9 @@ from .ports import Operation, OperationEnded
 from .timing import KILL_GRACE
 from .types import Incarnation, PackageSpec, Reason, ResourceSpec, Verb
 
+#: How many parts of one stop are repeated when their processes are ended by something else.
+TRIES = 3
+
 
 class Outcome(NamedTuple):
     """How a sequence ended."""
@@ -66,6 +69,7 @@ class Work:
         self._failures: list[str] = []
         self._current: str | None = None
         self._sweeping = False
+        self._tries = 0
 
     @property
     def busy(self) -> bool:
@@ -77,6 +81,7 @@ class Work:
         self._order = order
         self._failures = []
         self._sweeping = False
+        self._tries = TRIES
         backwards = order.verb is Verb.STOP
         self._todo = list(reversed(order.resources)) if backwards else list(order.resources)
         self.began = self.desk.now()
@@ -198,6 +203,8 @@ class Work:
         if report.id == self._current:
             self.desk.forget(("operation", self.spec.name))
             self._current = None
+            if not report.answered and self._once_more(operation, report.error):
+                return
             if not report.ok or report.survivors:
                 what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""
@@ -208,6 +215,21 @@ class Work:
                 self._next()
         elif self._order is not None and self._current is None and not self.alive:
             self._next()
+
+    def _once_more(self, operation: Operation, error: str) -> bool:
+        """Something else (a person, the OOM killer) ended this part of a stop: that says nothing about the stop."""
+        order = self._order
+        if order is None or order.verb is not Verb.STOP or self._tries == 0 or self.desk.now() >= order.deadline:
+            return False
+        self._tries -= 1
+        what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
+        self.desk.journal.write("note", package=self.spec.name, cause=f"{what}: {error}; once more")
+        if operation.verb is Verb.SWEEP:
+            self._sweeping = False
+        else:
+            self._todo.insert(0, next(r for r in order.resources if r.name == operation.resource))
+        self._next()
+        return True
 
     def _unended(self) -> tuple[str, ...]:
         return tuple(sorted({operation.rpartition(".")[0] for operation in self.alive}))

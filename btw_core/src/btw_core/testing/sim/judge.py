@@ -209,6 +209,8 @@ class Judge:
             verbs = CHANGING if life is writer else BEGINNING
             if life.boot != node.computer.boot or (self.down(node, name, verbs) and not self._believes(life, name)):
                 continue
+            if any(self.world.lives[debt.nonce].node is node for debt in new.unfenced):
+                continue  # an older life of this node is owed for it, and nobody starts before that is settled
             adopted = new.term == old.term and new.holder is not None and new.holder.nonce != nonce
             if adopted and old.holder is not None and old.holder.nonce == nonce:
                 saved = writer.saved(name)
