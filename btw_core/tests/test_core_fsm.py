@@ -497,7 +497,7 @@ def test_after_the_hard_deadline_only_looked_at() -> None:
 
 
 def test_stuck_past_the_hard_deadline_stops_under_a_new_term() -> None:
-    """Whoever gets the lock anew after it was cut off stops once more, with the full time: nobody else can be active."""
+    """Whoever gets the lock anew after it was cut off stops once more, with the full time: nobody else is active."""
     package = Package().runs().meets(ev.LeaseLost, hard=1010.0).meets(ev.StopFailed).waits()
     package.acquires()
     assert package.does(State.FAILING, stop(package, Reason.FAILURE))

@@ -121,6 +121,12 @@ def test_unlock_is_refused_where_it_is_certainly_wrong(cluster: Cluster) -> None
     cluster.wait("n1", "running")
     refused = cluster.btw("unlock", "web", "--confirmed")
     assert refused.returncode == 75 and "btw stop web" in refused.stderr
+    process.send_signal(signal.SIGSTOP)
+    try:
+        frozen = cluster.btw("unlock", "web", "--confirmed")
+        assert frozen.returncode == 75 and "end it before" in frozen.stderr
+    finally:
+        process.send_signal(signal.SIGCONT)
     cluster.end(process)
 
 

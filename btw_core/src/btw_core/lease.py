@@ -175,7 +175,7 @@ def judge(
     if record.released or holder is None:
         now = f"released by {holder.node}" if holder else "free"
     elif holder.nonce == me.nonce:
-        now = "an earlier term of this node, verified down"
+        now = "an earlier term of this very manager"
     elif gone_by_reboot(holder, me):
         now = f"held by {holder.node} on this computer before it rebooted"
     if now is not None:

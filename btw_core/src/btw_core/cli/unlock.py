@@ -36,7 +36,10 @@ def command(
         click.echo(_explain(package, before))
         sys.exit(1)
     cause = "btw unlock --confirmed"
-    running = [a["node"] for _, a in managers(setup.places)[0] for p in a["packages"] if _active(p, package)]
+    found, troubles = managers(setup.places)
+    if troubles:  # frozen, it may hold this very package, and goes on when it is let
+        fail(f"{troubles[0]}: it may have {package} up; end it before (kill -9 its pid), then unlock", 75)
+    running = [a["node"] for _, a in found for p in a["packages"] if _active(p, package)]
     if running:
         click.echo(f"btw: {package} is active on {running[0]} on this computer: btw stop {package}", err=True)
         sys.exit(75)
