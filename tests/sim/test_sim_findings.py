@@ -32,6 +32,7 @@ def test_an_old_session_of_the_same_computer_proves_no_reboot() -> None:
         231,  # the lock record set back: debts of a life that had been adopted were never paid
         797,  # a session left from an older boot "proved" a reboot: the fence debt was dropped
         1106,
+        15565,  # verified down after another had taken the lock, and gone before the debt was paid
         10154,  # halted while fencing its own former life, whose debt stays in the record: nothing was broken
         8226,  # a session removed, written again and removed again looked like one long silence
         3016,  # own renewals kept us from a record set back below our floor, for ever

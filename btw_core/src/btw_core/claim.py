@@ -106,11 +106,16 @@ class Claim:
         self._write_edits()
 
     def release(self, off: str, cause: str, then: Callable[[], None]) -> None:
-        """Give the lock back if the record still names us. The caller has everything verified down."""
+        """Give the lock back if the record still names us, and pay our debt if it is another's meanwhile: `then` comes
+        after both. The caller has everything verified down."""
         self.held = False
         self.wanted = False
         self.desk.forget(("lease", self.name))
-        self.edit("release", lambda record: lease.released(record, self.me, off, cause), then)
+
+        def edit(record: PackageRecord) -> PackageRecord:
+            return lease.settled(lease.released(record, self.me, off, cause), [self.me.nonce])
+
+        self.edit("release", edit, then)
 
     def settle(self, nonces: Iterable[str], then: Callable[[], None] | None = None) -> None:
         """These former incarnations are known to be down."""
