@@ -84,7 +84,7 @@ class RealExecutor:
         self._spawn()
         try:
             loaded = await asyncio.wait_for(asyncio.shield(self._loaded), self._patience.load)
-        except BaseException:
+        except BaseException:  # cancelled as well: no zygote stays behind; raised again
             await self.close()
             raise
         self._tick()

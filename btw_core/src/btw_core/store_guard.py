@@ -48,7 +48,7 @@ class Guard:
                 if time.monotonic() >= until:
                     raise ValueError(self._busy())
                 time.sleep(random.uniform(0.005, 0.03))
-        except BaseException:
+        except BaseException:  # Ctrl-C included: no lock stays held; raised again
             self.close()
             raise
 

@@ -253,7 +253,7 @@ class LocalStore:
                 for reserve in (bytes(RESERVE), None):  # written and freed: the room stays in -wal and in the file
                     _with_room(db, until, partial(db.execute, change, (boot_id(), reserve)))
             _settle(db)
-        except BaseException:
+        except BaseException:  # Ctrl-C included: no connection stays open; raised again
             db.close()
             raise
         return db

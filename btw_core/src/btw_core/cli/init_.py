@@ -52,7 +52,7 @@ def command(
         setup = given.setup()
         setup.places.ensure()
         names = _create(setup)
-    except BaseException:
+    except BaseException:  # Ctrl-C included; raised again
         if written:  # what was refused leaves no trace
             file.unlink()
         raise
