@@ -23,9 +23,9 @@ def test_a_store_that_comes_later_is_opened_by_the_first_call_that_can(tmp_path:
     there = threading.Event()
     opened: list[Store] = []
 
-    def opener(lock: str) -> Store:
+    def opener() -> Store:
         if not there.is_set():
-            raise StoreUnavailable(f"{lock} is not there")
+            raise StoreUnavailable("some:where is not there")
         return LocalStore(str(tmp_path / "local.db"), runtime=tmp_path / "guards")
 
     store = LateStore("some:where", opened.append, opener)
@@ -46,7 +46,7 @@ def test_an_opening_that_hangs_costs_a_call_no_more_than_its_deadline() -> None:
     """One thread may hang in the engine; the others say in time that nobody can tell."""
     go, inside = threading.Event(), threading.Event()
 
-    def opener(_lock: str) -> Store:
+    def opener() -> Store:
         inside.set()
         go.wait(60)
         raise StoreUnavailable("no")
@@ -71,7 +71,7 @@ def test_an_opening_that_hangs_costs_a_call_no_more_than_its_deadline() -> None:
 def test_a_wrong_configuration_is_told_from_an_outage() -> None:
     """At the start it is a ConfigError; afterwards, when there is nobody to refuse, nobody can tell."""
 
-    def opener(_lock: str) -> Store:
+    def opener() -> Store:
         raise ConfigError([Problem(text="lock scheme `some` is not installed")])
 
     store = LateStore("some:where", lambda _store: None, opener)

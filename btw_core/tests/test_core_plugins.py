@@ -113,7 +113,7 @@ def test_one_module_serves_several_names(site: Site) -> None:
         @hookimpl
         def btw_package_file(path): return {"package": {"description": path.name}}
         @hookimpl
-        def btw_stores(): return {"mem": lambda rest: rest}
+        def btw_stores(): return {"mem": lambda rest, settings: rest + settings["x"]}
         """,
     )
     plugins = Plugins()
@@ -121,7 +121,7 @@ def test_one_module_serves_several_names(site: Site) -> None:
     plugins.extensions(["ext"])
     assert plugins.hook.btw_package_file(path=Path("/x/web")) == {"package": {"description": "web"}}
     assert plugins.hooks(plugins.found[LOCKS]["mem"]) == ["btw_package_file", "btw_resource_types", "btw_stores"]
-    assert str(open_store("mem://a,b")) == "//a,b"
+    assert str(open_store("mem://a,b", {"mem": {"x": "!"}})) == "//a,b!"
 
 
 def test_missing_plugins_name_the_pip_line(site: Site) -> None:
@@ -131,7 +131,7 @@ def test_missing_plugins_name_the_pip_line(site: Site) -> None:
     assert refused("scsi_pr").endswith("pip install btw-scsi-pr")
     assert refused("zpol").endswith("did you mean `zpool`?")
     with pytest.raises(ConfigError, match="lock scheme `etcd` is not installed; pip install btw-lock-etcd"):
-        open_store("etcd://127.0.0.1:2379")
+        open_store("etcd://127.0.0.1:2379", {})
     with pytest.raises(ConfigError) as caught:
         load(["vip", "zpool", "fs"])
     assert [problem.remedy for problem in caught.value.problems] == ["pip install btw-vip", "pip install btw-fs"]
@@ -201,13 +201,13 @@ def test_a_lock_that_refuses_its_address(site: Site) -> None:
         "btw-lock-mem",
         {LOCKS: ["mem"]},
         """
-        def make(rest): raise ValueError("needs a port")
+        def make(rest, settings): raise ValueError("needs a port")
         @hookimpl
         def btw_stores(): return {"mem": make}
         """,
     )
     with pytest.raises(ConfigError, match="lock: lock `mem:x`: needs a port"):
-        open_store("mem:x")
+        open_store("mem:x", {})
 
 
 @pytest.mark.parametrize("home", ["/proc/1/nothing", "/dev/null", ""])

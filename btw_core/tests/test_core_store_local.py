@@ -622,6 +622,11 @@ def test_a_full_disk_at_opening_is_cannot_tell(small: Path, tmp_path: Path) -> N
         put(store, "a", b"")
 
 
-def test_the_scheme_is_registered() -> None:
-    """`local` leads here."""
-    assert btw_stores() == {"local": LocalStore}
+def test_the_scheme_opens_a_store_and_has_no_settings(tmp_path: Path) -> None:
+    """`local` leads here; a table [plugins.local] is refused, and nothing is made."""
+    factory = btw_stores()["local"]
+    with pytest.raises(ValueError, match="no settings"):
+        factory(str(tmp_path / "local.db"), {"sync": False})
+    assert list(tmp_path.iterdir()) == []
+    with closing(factory(str(tmp_path / "local.db"), {})) as store:
+        assert store.description == f"local:{tmp_path / 'local.db'}"

@@ -71,7 +71,7 @@ def _node(setup: Setup, plugins: Plugins) -> list[Problem]:
         problem = missing(LOCKS, scheme, plugins.found)
         problems.append(msgspec.structs.replace(problem, file=file, line=document.line("lock"), key="lock"))
     for name in setup.config.plugins:
-        if name not in plugins.found[EXTENSIONS]:
+        if name not in plugins.found[EXTENSIONS] and name not in plugins.found[LOCKS]:
             problem = missing(EXTENSIONS, name, plugins.found)
             line = document.line("plugins", name)
             problems.append(msgspec.structs.replace(problem, file=file, line=line, key=name, severity="warning"))

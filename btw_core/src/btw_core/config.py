@@ -52,7 +52,9 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     scheduling_slack: Annotated[Seconds, Meta(description="how late a process may run that should run now")] = Seconds(
         0.5
     )
-    plugins: Annotated[dict[str, dict[str, Any]], Meta(description="settings of extensions: [plugins.NAME]")] = {}
+    plugins: Annotated[
+        dict[str, dict[str, Any]], Meta(description="settings of extensions and stores: [plugins.NAME]")
+    ] = {}
 
     @property
     def lock_explicit(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import click
 
     from .resource import Resource
-    from .store import Store
+    from .store import StoreFactory
 
 PROJECT = "btw"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -26,9 +26,8 @@ class Hooks:
         Called once, in every process that reads packages (never in the manager)."""
 
     @hookspec
-    def btw_stores(self) -> Mapping[str, Callable[[str], Store]]:  # type: ignore[empty-body]
-        """Scheme -> factory. The factory gets what follows "scheme:" in `lock = "scheme:rest"`, may block for some
-        seconds, and raises ValueError (configuration) or StoreUnavailable. Called in the manager."""
+    def btw_stores(self) -> Mapping[str, StoreFactory]:  # type: ignore[empty-body]
+        """Scheme -> factory. Called in the manager."""
 
     @hookspec(firstresult=True)
     def btw_package_file(self, path: Path) -> dict[str, Any] | None:

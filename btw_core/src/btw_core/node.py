@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from .clock import BootClock
@@ -46,7 +47,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class LateStore:
     """A store that could not be opened at first, and is opened by whichever call comes when it can be."""
 
-    def __init__(self, lock: str, opened: Callable[[Store], None], opener: Callable[[str], Store] = open_store) -> None:
+    def __init__(self, lock: str, opened: Callable[[Store], None], opener: Callable[[], Store]) -> None:
         self.creates_itself = False
         self.description = lock
         self._opened, self._opener = opened, opener
@@ -63,7 +64,7 @@ class LateStore:
             if self._closed:
                 raise StoreUnavailable(f"{self.description}: closed")
             if self._store is None:
-                self._store = self._opener(self.description)
+                self._store = self._opener()
                 self.description = self._store.description
                 self.creates_itself = self._store.creates_itself
                 self._opened(self._store)
@@ -125,7 +126,8 @@ class Node:
             deliver=self._deliver,
             arguments=[*arguments, *self.names],
         )
-        self._store = LateStore(setup.lock, self._store_opened)
+        opener = partial(open_store, setup.lock, setup.config.plugins)
+        self._store = LateStore(setup.lock, self._store_opened, opener)
         self._port = ThreadedStorePort(self._store, BootClock(), self._deliver_from_thread)
         self._inbox: deque[Report] = deque()
         self._watchers: dict[asyncio.Queue[Answer | None], str] = {}

@@ -7,7 +7,7 @@ plugin installed a second ago is seen and an unwritable home directory does not 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -132,15 +132,16 @@ class Plugins:
             raise ConfigError([_defect(each, "btw_commands does not return it")])
         return commands[name]
 
-    def store(self, lock: str) -> Store:
-        """Open the store that `lock = "scheme:rest"` names. May block for some seconds. Raises StoreUnavailable too."""
+    def store(self, lock: str, settings: Mapping[str, Mapping[str, Any]]) -> Store:
+        """Open the store that `lock = "scheme:rest"` names; `settings` are the tables `[plugins.NAME]` of btw.toml.
+        May block for some seconds. Raises StoreUnavailable too."""
         scheme, _, rest = lock.partition(":")
         each = self._get(LOCKS, scheme)
         factories = self._call(each, "btw_stores") or {}
         if scheme not in factories:
             raise ConfigError([_defect(each, "btw_stores does not return it")])
         try:
-            store: Store = factories[scheme](rest)
+            store: Store = factories[scheme](rest, settings.get(scheme, {}))
         except ValueError as error:
             raise ConfigError([Problem(text=f"lock `{lock}`: {error}", key="lock")]) from error
         return store
@@ -210,9 +211,9 @@ def load(types: Iterable[str], restrict: Iterable[str] | None = None) -> dict[st
     return loaded
 
 
-def open_store(lock: str) -> Store:
+def open_store(lock: str, settings: Mapping[str, Mapping[str, Any]]) -> Store:
     """See `Plugins.store`."""
-    return Plugins().store(lock)
+    return Plugins().store(lock, settings)
 
 
 class _Import(NamedExtensionManager[Any]):

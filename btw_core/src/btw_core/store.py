@@ -7,8 +7,8 @@ when the answer is "cannot tell": after that the write may or may not have happe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -58,3 +58,9 @@ class Store(Protocol):
     def list(self, prefix: str, *, deadline: float) -> list[Record]:
         """All records below `prefix`, as they were at one instant between call and return."""
         ...
+
+
+#: Opens a store: gets what follows "scheme:" in `lock = "scheme:rest"`, and the table `[plugins.SCHEME]` of btw.toml
+#: ({} without one). May block for some seconds. Raises ValueError (configuration; the message names the key and never
+#: holds a secret) or StoreUnavailable.
+StoreFactory = Callable[[str, Mapping[str, Any]], Store]

@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from .clock import boot_id
 from .hooks import hookimpl
-from .store import Conflict, Record, Store, StoreUnavailable
+from .store import Conflict, Record, Store, StoreFactory, StoreUnavailable
 from .store_guard import FileId, Guard, default_runtime, file_id, refuse_bad_place
 
 T = TypeVar("T")
@@ -63,9 +63,15 @@ END;
 
 
 @hookimpl
-def btw_stores() -> Mapping[str, Callable[[str], Store]]:
+def btw_stores() -> Mapping[str, StoreFactory]:
     """The scheme `local`."""
-    return {"local": LocalStore}
+    return {"local": _open}
+
+
+def _open(path: str, settings: Mapping[str, Any]) -> Store:
+    if settings:
+        raise ValueError(f"[plugins.local] has {', '.join(settings)}, but the embedded store has no settings")
+    return LocalStore(path)
 
 
 class LocalStore:

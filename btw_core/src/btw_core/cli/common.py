@@ -139,7 +139,7 @@ def read_store(setup: Setup) -> tuple[list[Record] | None, str]:
     if scheme == "local" and not Path(rest).exists():
         return [], ""
     try:
-        store = open_store(setup.lock)
+        store = open_store(setup.lock, setup.config.plugins)
     except StoreUnavailable as error:
         return None, str(error)
     try:

@@ -81,7 +81,7 @@ def _create(setup: Setup) -> list[str]:
     packages, problems = load_all(setup.config, setup.places, plugins)
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
-    store = plugins.store(setup.lock)
+    store = plugins.store(setup.lock, setup.config.plugins)
     try:
         record = lease.ClusterRecord(id=secrets.token_hex(8), name=setup.config.cluster)
         if isinstance(store.put(lease.CLUSTER_KEY, lease.encode(record), expected=None, deadline=PATIENCE), Conflict):

@@ -30,7 +30,7 @@ def change(setup: Setup, package: str, edit: Edit) -> tuple[PackageRecord | None
     scheme, _, path = setup.lock.partition(":")
     if scheme == "local" and not Path(path).exists():
         return None, None
-    store = open_store(setup.lock)
+    store = open_store(setup.lock, setup.config.plugins)
     end = time.monotonic() + LIMIT
     try:
         if store.get(CLUSTER_KEY, deadline=PATIENCE) is None:
