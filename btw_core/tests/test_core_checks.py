@@ -175,9 +175,10 @@ def test_the_report(checker: Checker) -> None:
 
 
 def test_the_limits_depend_on_the_lock() -> None:
-    """One computer: nothing takes over when it fails. Several: nothing here fences another machine."""
-    assert "this computer only" in limits("local:/x")[0]
-    assert "Nothing here fences another machine" in limits("etcd://h")[0]
+    """One computer: nothing takes over when it fails. Several: what self_fence costs, in never-two or always-one."""
+    assert "this computer only" in limits("local:/x", "none")[0]
+    assert "until then they run nowhere" in limits("etcd://h", "none")[0]
+    assert "Two at once are possible" in limits("etcd://h", "stop")[1]
 
 
 @given(st.builds(Timing, pace=st.floats(0.1, 9), timeout=st.floats(10, 1e4), stop_timeout=st.floats(0.1, 1e4)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from btw_core import lease
 from btw_core.controller import Controller
 from btw_core.lease import PackageRecord
@@ -146,3 +148,28 @@ def test_a_debt_of_a_former_life_is_paid_by_a_verified_stop() -> None:
         case.ends()
     case.read()
     assert case.record().unfenced == ()
+
+
+def test_a_debt_of_who_fences_itself_is_paid_by_its_lease() -> None:
+    """Another machine that promised to stop itself: no operation, one line that says so, and on to the first look;
+    one that promised nothing is waited for."""
+    quiet = msgspec.structs.replace(OTHER, machine="m2", nonce="quiet", self_fence="stop")
+    case = Case(msgspec.structs.replace(FREE, unfenced=(quiet,)))
+    case.answers()
+    assert case.state is State.UNKNOWN and case.record().unfenced == ()
+    assert not [each for each in case.executor.operations if each.verb is Verb.FENCE]
+    assert "has fenced itself" in str(case.journal.lines)
+    silent = msgspec.structs.replace(quiet, self_fence="none")
+    case = Case(msgspec.structs.replace(FREE, unfenced=(silent,)))
+    assert case.state is State.FENCING and case.record().unfenced == (silent,)
+
+
+def test_of_two_debts_each_is_paid_its_own_way() -> None:
+    """One fences itself, the other has to be fenced: nothing starts before both are settled."""
+    quiet = msgspec.structs.replace(OTHER, machine="m2", nonce="quiet", self_fence="stop")
+    case = Case(msgspec.structs.replace(FREE, unfenced=(OTHER, quiet)))
+    case.answers()
+    assert case.record().unfenced == (OTHER,) and not case.executor.looks
+    case.ends()
+    case.answers()
+    assert case.state is State.UNKNOWN

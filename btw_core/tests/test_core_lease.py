@@ -229,6 +229,28 @@ def test_reboot_is_told_by_machine_and_boot_alone() -> None:
     assert judged(view(held(life("x", machine="m-me", boot="b9")))).take is not None
 
 
+def test_another_boot_must_be_silent_where_computers_may_be_clones() -> None:
+    """With `recheck` the holder's session must not have moved for so long; whoever lives starts the wait anew."""
+    holder = life("x", machine="m-me", boot="b9")
+    first = judged(view(held(holder), alive(holder, 1), at=100), recheck=8.0)
+    assert first.take is None
+    moved = judged(view(held(holder), alive(holder, 2), at=107), first.sighting, recheck=8.0)
+    assert moved.take is None and moved.sighting.since == 107
+    early = judged(view(held(holder), alive(holder, 2), at=114), moved.sighting, recheck=8.0)
+    assert early.take is None
+    silent = judged(view(held(holder), alive(holder, 2), at=115), early.sighting, recheck=8.0)
+    assert silent.take is not None and silent.take.unfenced == ()
+
+
+def test_who_fences_itself_is_trusted_only_elsewhere() -> None:
+    """On this computer a look says more than a promise; who promised nothing is not trusted at all."""
+    elsewhere = msgspec.structs.replace(A, self_fence="stop")
+    here = msgspec.structs.replace(elsewhere, machine=ME.machine, boot=ME.boot)
+    assert lease.fences_itself(elsewhere, ME)
+    assert not lease.fences_itself(here, ME)
+    assert not lease.fences_itself(A, ME)
+
+
 def test_rebooted_is_proved_by_a_living_session() -> None:
     """A session of the same computer in another boot proves that the former holder is gone."""
     assert lease.rebooted(view(None, alive(life("a", 2, "b2"))), A)

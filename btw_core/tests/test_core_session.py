@@ -18,8 +18,8 @@ from btw_core.types import Incarnation
 TIMING = Timing(pace=4, timeout=16, stop_timeout=20)  # r = 4, retry after 0.5
 
 
-def life(nonce: str, machine: str = "m1", node: str = "a") -> Incarnation:
-    return Incarnation(node=node, machine=machine, boot="b1", nonce=nonce, slot="web", pid=77)
+def life(nonce: str, machine: str = "m1", node: str = "a", boot: str = "b1") -> Incarnation:
+    return Incarnation(node=node, machine=machine, boot=boot, nonce=nonce, slot="web", pid=77)
 
 
 ME = life("me")
@@ -208,6 +208,51 @@ def test_slot_that_said_goodbye_is_free() -> None:
     case.put(life("former", "m2"), 9, ended=True)
     case.registers()
     assert case.committed == [1000]
+
+
+def test_another_boot_of_this_computer_must_be_silent_first() -> None:
+    """After a reboot the slot is taken once nobody can have renewed it for `recheck`; without one (one computer) at
+    once."""
+    case = Case()
+    case.put(life("former", boot="b0"), 9)
+    case.session.seen(case.view(), 12.0)
+    case.wait(11.9)
+    case.session.seen(case.view(), 12.0)
+    assert not case.store.calls
+    case.wait(0.1)
+    case.session.seen(case.view(), 12.0)
+    case.store.answer()
+    assert case.committed == [1012] and case.record.incarnation == ME
+    alone = Case()
+    alone.put(life("former", boot="b0"), 9)
+    alone.registers()
+    assert alone.committed == [1000]
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_a_cloned_computer_is_refused(node: str) -> None:
+    """A session of our machine id and another boot that goes on is another computer: nothing is written, and the
+    message says how to give each its own id."""
+    case, other = Case(), life("clone", boot="b0", node=node)
+    for seq in (1, 2):
+        case.store.write(session_key(other), encode(SessionRecord(incarnation=other, seq=seq)))
+        case.session.seen(case.view(), 12.0)
+        case.wait(4)
+    (refused,) = case.refused
+    assert refused.startswith(f"node {node} lives, on another computer with the same machine id m1")
+    assert "systemd-machine-id-setup" in refused
+    case.wait(100)
+    case.session.seen(case.view(), 12.0)
+    assert not case.store.calls
+
+
+def test_a_clone_that_comes_later_ends_both() -> None:
+    """Registered at the same instant, neither saw the other: as soon as one moves, the other gives up."""
+    case, other = Case().registers(), life("clone", boot="b0", node="b")
+    for seq in (1, 2):
+        case.store.write(session_key(other), encode(SessionRecord(incarnation=other, seq=seq)))
+        case.session.seen(case.view(), 12.0)
+    assert len(case.refused) == 1
 
 
 def test_name_in_use_on_another_machine_is_refused() -> None:

@@ -264,6 +264,28 @@ def restart_without_a_look() -> AbstractContextManager[None]:
     return replaced(Controller, "_acquired", new)
 
 
+def silence_alone_trusted() -> AbstractContextManager[None]:
+    """Everybody is taken to have stopped in time, also who never promised."""
+    return replaced(lease, "fences_itself", lambda _original: lambda _former, _me: True)
+
+
+def self_fence_trusted_too_early() -> AbstractContextManager[None]:
+    """A holder that promised to stop itself is given no time to do so."""
+
+    def new(judge: Callable[..., Judgement]) -> Callable[..., Judgement]:
+        def hasty(view: View, name: str, *args: Any, **kwargs: Any) -> Judgement:
+            revision, record = view.packages.get(name, (0, None))
+            if record is None or record.holder is None or record.holder.self_fence == "none":
+                return judge(view, name, *args, **kwargs)
+            short = msgspec.structs.replace(record, lease=0.4 * record.lease)
+            hurried = msgspec.structs.replace(view, packages={**view.packages, name: (revision, short)})
+            return judge(hurried, name, *args, **kwargs)
+
+        return hasty
+
+    return replaced(lease, "judge", new)
+
+
 MUTATIONS = (
     release_after_a_failed_stop,
     release_with_an_operation_pending,
@@ -282,6 +304,8 @@ MUTATIONS = (
     write_without_expected_revision,
     left_behind_is_left_up,
     restart_without_a_look,
+    silence_alone_trusted,
+    self_fence_trusted_too_early,
 )
 
 

@@ -21,6 +21,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     lock: str
     packages: tuple[Package, ...]
     problems: tuple[Problem, ...]
+    self_fence: str = "none"
 
     @property
     def ok(self) -> bool:
@@ -48,7 +49,9 @@ def check(setup: Setup, plugins: Plugins, names: Sequence[str] = ()) -> Report:
         if not package.refused_on(setup.config.node):
             problems += _resources(package, everything, setup)
     problems.sort(key=lambda each: (each.file, each.line))
-    return Report(lock=setup.lock, packages=tuple(packages), problems=tuple(problems))
+    return Report(
+        lock=setup.lock, self_fence=setup.config.self_fence, packages=tuple(packages), problems=tuple(problems)
+    )
 
 
 def _absent(names: set[str], setup: Setup, plugins: Plugins) -> list[Problem]:
@@ -190,19 +193,31 @@ def timeline(timing: Timing) -> str:
     return "\n".join([f"  |{bar}|", *(f"  {f'{at:.1f} s':>9}  {text}" for at, text in rows)])
 
 
-def limits(lock: str) -> list[str]:
-    """What this release guards against and what not, in plain words, for the lock in use."""
+def limits(lock: str, self_fence: str) -> list[str]:
+    """What this release guards against and what not, in plain words, for the lock in use and this node's self_fence."""
     if lock.startswith("local:"):
         return [
             "The embedded lock serves this computer only: nothing takes over when the computer itself fails.",
             "A manager that is killed or frozen here is no danger: who takes its lock first kills that manager and the "
             "package's operations and sees them gone.",
         ]
+    if self_fence == "none":
+        fate = [
+            'self_fence = "none": when this node vanishes, others take the lock after L, but start nothing until this '
+            "node has reported its packages down, has booted anew, or a person says `btw unlock --confirmed`: until "
+            "then they run nowhere.",
+            'self_fence = "stop" in btw.toml lets others trust that this node stops by itself in time. That holds when '
+            "it is cut off or loses power, not when its manager is killed or frozen and what it runs is not.",
+        ]
+    else:
+        fate = [
+            'self_fence = "stop": when this node vanishes, others start its packages after L, for by then it has '
+            "stopped them by itself, or lost its power.",
+            "Two at once are possible when the manager of this node is killed or frozen, and not what it runs: this "
+            "release has no watchdog and no power or storage fencing yet.",
+        ]
     return [
-        "Nothing here fences another machine: no watchdog, no self-fencing, no power or storage fencing yet.",
-        "When a manager and everything it runs are killed on another machine, or that machine freezes, what it had up "
-        "stays up there. A stand-by takes the lock after L, but starts only when that machine has reported the package "
-        "down or has booted anew: until then the package runs nowhere.",
+        *fate,
         "A virtual machine that is paused or set back to a snapshot does not see its clock move: nothing guards "
         "against what it does before it notices.",
     ]

@@ -123,15 +123,15 @@ class Claim:
         self.edit(f"settle {' '.join(gone)}", lambda record: lease.settled(record, gone), then)
 
     # ---- what the store says
-    def seen(self, view: View) -> None:
-        """A reading of all records."""
+    def seen(self, view: View, recheck: float = 0.0) -> None:
+        """A reading of all records. `recheck`: see `lease.judge`."""
         found = view.packages.get(self.name)
         if self._busy or view.sent < self._read_since:
             return  # older than the answer that is under way or has come
         self._learn(*(found or (None, None)))
         self._write_edits()
         if self.wanted and not self.held and not self._busy and not self._edits:
-            self._consider(view)
+            self._consider(view, recheck)
 
     def noticed(self, revision: int, record: PackageRecord) -> None:
         """The watch saw a change: news of our own record, or a lock given back a moment ago."""
@@ -141,7 +141,7 @@ class Claim:
         self._write_edits()
         if self.wanted and not self.held and not self._busy and record.released:
             now = self.desk.now()
-            self._consider(View(sent=now, received=now, packages={self.name: (revision, record)}, sessions={}))
+            self._consider(View(sent=now, received=now, packages={self.name: (revision, record)}, sessions={}), 0.0)
 
     def _learn(self, revision: int | None, record: PackageRecord | None) -> None:
         self.revision, self.record = revision, record
@@ -168,7 +168,7 @@ class Claim:
         else:
             self._mine = record
 
-    def _consider(self, view: View) -> None:
+    def _consider(self, view: View, recheck: float) -> None:
         self.judgement = judged = lease.judge(
             view,
             self.name,
@@ -176,6 +176,7 @@ class Claim:
             self._sighting,
             floor=self.floor,
             lease=self.timing.lease,
+            recheck=recheck,
             predecessor=self.predecessor,
         )
         self._sighting = judged.sighting

@@ -45,7 +45,9 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="store: scheme:rest; default: the embedded store, which serves one computer"),
     ] = None
     watchdog: Annotated[str, Meta(description="watchdog device")] = "none"
-    self_fence: Annotated[str, Meta(description="what a node does to itself that must not go on")] = "none"
+    self_fence: Annotated[
+        str, Meta(description='"stop": others may trust that this node stops by itself what it lost the lock of')
+    ] = "none"
     clock_error: Annotated[
         float, Meta(ge=0, lt=0.5, description="share by which the clocks of two nodes may run apart")
     ] = 0.01
@@ -127,9 +129,9 @@ def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig
     said = said or {}
     reader = Reader(load(file, optional=True))
     values = reader.table(NodeConfig, reader.document.data, (), dict.fromkeys(_keys(PackageTable), _IN_PACKAGE_FILE))
-    for key in ("watchdog", "self_fence"):
-        if values.get(key, "none") != "none":
-            text = f'found "{values[key]}", allowed: "none"; this release has no {key.replace("_", "-")} yet'
+    for key, allowed in (("watchdog", ("none",)), ("self_fence", ("none", "stop"))):
+        if values.get(key, "none") not in allowed:
+            text = f'found "{values[key]}", allowed: {", ".join(map(literal, allowed))}; this release has no more yet'
             reader.problem(text, "remove the line", key)
     values = {"node": socket.gethostname().partition(".")[0]} | values
     for key in ("cluster", "node"):

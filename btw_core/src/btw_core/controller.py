@@ -65,8 +65,8 @@ class Controller:
         self.memory.end_former(self._settle_wanted)
 
     # ---- what the manager passes on
-    def seen(self, view: View) -> None:
-        self.claim.seen(view)
+    def seen(self, view: View, recheck: float = 0.0) -> None:
+        self.claim.seen(view, recheck)
         gone = [debt.nonce for debt in self.claim.debts if lease.rebooted(view, debt)]
         if gone:
             self.claim.settle(gone)
@@ -239,9 +239,15 @@ class Controller:
             self.desk.forget((key, self.name))
 
     def _fence(self) -> None:
-        if self._asking or not self.claim.debts:
+        trusted = [debt for debt in self.claim.debts if lease.fences_itself(debt, self.me)]
+        if trusted:
+            who = ", ".join(f"{debt.node} (self_fence {debt.self_fence})" for debt in trusted)
+            self._say(f"former holder {who} has fenced itself: its lease is over")
+            self.claim.settle(debt.nonce for debt in trusted)
+        owing = [debt for debt in self.claim.debts if debt not in trusted]
+        if self._asking or not owing:
             return
-        debt = self.claim.debts[0]
+        debt = owing[0]
 
         def ended(report: OperationEnded) -> None:
             self._asking = False

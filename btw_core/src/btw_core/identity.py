@@ -12,9 +12,9 @@ from .containment import find_cgroup_root, home_of, machine_id
 from .types import Incarnation
 
 
-def incarnation(node: str, slot: str, state: Path) -> Incarnation:
+def incarnation(node: str, slot: str, state: Path, self_fence: str = "none") -> Incarnation:
     """This process as the manager of `node` with the state directory `state`; `slot` is the first of its
-    packages. The nonce is new at every call.
+    packages, `self_fence` what btw.toml says. The nonce is new at every call.
 
     Makes the node's cgroup where it can. Blocks on /proc only. Raises OSError where /proc is not mounted."""
     pid = os.getpid()
@@ -30,4 +30,5 @@ def incarnation(node: str, slot: str, state: Path) -> Incarnation:
         pid_start=stat.start_time if stat else 0,
         cgroup=find_cgroup_root(home) or "",
         home=home,
+        self_fence=self_fence,
     )

@@ -138,6 +138,12 @@ def rebooted(view: View, former: Incarnation) -> bool:
     return found is not None and gone_by_reboot(former, found[1].incarnation)
 
 
+def fences_itself(former: Incarnation, me: Incarnation) -> bool:
+    """`former` lives elsewhere and has promised to be down when a lease L has passed without a renewal. Whoever owes a
+    fence debt was silent for L when it was written down. What lives on this computer is looked at instead."""
+    return former.self_fence != "none" and not same_boot(former, me)
+
+
 def judge(
     view: View,
     name: str,
@@ -146,11 +152,13 @@ def judge(
     *,
     floor: int,
     lease: float,
+    recheck: float = 0.0,
     predecessor: Incarnation | None = None,
 ) -> Judgement:
     """May `me`, which holds nothing of `name` and has it verified down, take it now?
 
-    `floor`: highest term this node has ever seen of it. `lease`: L of this node's own timing. `predecessor`: the life
+    `floor`: highest term this node has ever seen of it. `lease`: L of this node's own timing. `recheck`: how long
+    another boot of this computer must be silent to count as over (`Session.seen`). `predecessor`: the life
     of this node's manager whose memory we have, in this boot, known to be dead; only it can be adopted.
     """
     found = view.packages.get(name)
@@ -176,8 +184,6 @@ def judge(
         now = f"released by {holder.node}" if holder else "free"
     elif holder.nonce == me.nonce:
         now = "an earlier term of this very manager"
-    elif gone_by_reboot(holder, me):
-        now = f"held by {holder.node} on this computer before it rebooted"
     if now is not None:
         taken = _taken(record, me, floor, lease, now, owing=False)
         return Judgement(sighting=seen, cause=now, take=taken, expected=revision)
@@ -186,6 +192,10 @@ def judge(
         cause = f"adopted from this node's former manager (pid {holder.pid})"
         adopted = msgspec.structs.replace(record, holder=me, lease=max(lease, record.lease), cause=cause)
         return Judgement(sighting=seen, cause=cause, take=adopted, expected=revision, adopted=True)
+    if gone_by_reboot(holder, me):
+        cause = f"held by {holder.node} on this computer before it rebooted"
+        taken = _taken(record, me, floor, lease, cause, owing=False)
+        return _ripe(view, seen, recheck, cause, taken, revision)
     cause = f"held by {holder.node}, term {record.term}"
     silent = f"{holder.node} was silent for {record.lease:.1f} s"
     taken = _taken(record, me, floor, lease, silent, owing=True)

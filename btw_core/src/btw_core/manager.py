@@ -165,7 +165,8 @@ class Manager:
             return
         self._seen_cluster = True
         self._trouble("")
-        self.session.seen(view)
+        recheck = 0.0 if self.creates else self.timing.pace + 2 * self.timing.renewal_deadline
+        self.session.seen(view, recheck)
         if self.session.sent is not None:
             for name, controller in self.controllers.items():
                 if name in damaged:
@@ -173,7 +174,7 @@ class Manager:
                 if name not in view.packages and self._is_new(name):
                     self._write_first(name)
                 else:
-                    controller.seen(view)
+                    controller.seen(view, recheck)
         self._say_damaged(damaged)
 
     def _trouble(self, trouble: str) -> None:

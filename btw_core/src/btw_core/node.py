@@ -119,7 +119,8 @@ class Node:
         self._disk = FileDisk(setup.places.state / self.node)
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
-        self._me = incarnation(self.node, self.names[0], setup.places.state / self.node)
+        state = setup.places.state / self.node
+        self._me = incarnation(self.node, self.names[0], state, setup.config.self_fence)
         self._executor = RealExecutor(
             home=self._me.home,
             cgroup=self._me.cgroup,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .desk import Desk
-from .lease import DamagedRecord, SessionRecord, Sighting, View, decode, encode, session_key, sight
+from .lease import DamagedRecord, SessionRecord, Sighting, View, decode, encode, gone_by_reboot, session_key, sight
 from .ports import StoreAnswered
 from .timing import Timing
 from .types import Incarnation
@@ -48,10 +48,12 @@ class Session:
         self._attempts: dict[int, float] = {}  # seq -> sent, of everything that may still be committed
         self._sighting: Sighting | None = None
         self._former = ""  # nonce of the life before ours in this slot
+        self._other_boots: dict[str, Sighting] = {}  # by session key
 
-    def seen(self, view: View) -> None:
-        """Take the slot as soon as it is certainly nobody else's."""
-        if self._registered or self._over:
+    def seen(self, view: View, recheck: float = 0.0) -> None:
+        """Take the slot as soon as it is certainly nobody else's. `recheck`: seconds in which any living manager of a
+        store that serves several computers renews its session; 0 where there is one computer."""
+        if self._over or (recheck and not self._only_boot(view, recheck)) or self._registered:
             return
         found = view.sessions.get(self.key)
         if found is not None:
@@ -62,7 +64,9 @@ class Session:
                 sighting = self._sighting
                 self._sighting = sight(sighting, (revision, record.seq), view.received)
                 if sighting is not None and self._sighting is not sighting:
-                    self._give_up(f"is in use on another machine ({other.machine}): give each its own")
+                    self._give_up(
+                        f"node name {self.me.node} is in use on another machine ({other.machine}): give each its own"
+                    )
                     return
                 if view.sent < self._sighting.since + view.longest(self.timing.lease):
                     return
@@ -70,6 +74,26 @@ class Session:
             self._former = other.nonce
         self._registered = True
         self._attempt()
+
+    def _only_boot(self, view: View, recheck: float) -> bool:
+        """Every session of another boot of this computer is over: it is silent for `recheck`. One that lives proves
+        that two computers have one machine id (a cloned disk), and all that is concluded from a reboot would be wrong.
+        """
+        over = True
+        for key, (revision, record) in view.sessions.items():
+            other = record.incarnation
+            if record.ended or not gone_by_reboot(other, self.me):
+                continue
+            before = self._other_boots.get(key)
+            self._other_boots[key] = now = sight(before, (revision, record.seq), view.received)
+            if before is not None and now is not before:
+                self._give_up(
+                    f"node {other.node} lives, on another computer with the same machine id {other.machine} (a cloned"
+                    " disk?): give each its own: rm /etc/machine-id && systemd-machine-id-setup"
+                )
+                return False
+            over = over and view.sent >= now.since + recheck
+        return over
 
     def end(self, then: Callable[[], None]) -> None:
         """Say goodbye, as well as it goes; `then` comes in any case."""
@@ -135,7 +159,8 @@ class Session:
         foreign = record.incarnation.nonce not in (self.me.nonce, self._former)  # the former: the store was set back
         if foreign and self._revision != found.revision:
             self._give_up(
-                f"is in use by another manager (pid {record.incarnation.pid}), which has taken over the session"
+                f"node name {self.me.node} is in use by another manager (pid {record.incarnation.pid}), which has"
+                " taken over the session"
             )
         elif record.incarnation.nonce == self.me.nonce and record.seq in self._attempts:
             self._commit(record.seq, found.revision)
@@ -157,7 +182,7 @@ class Session:
 
     def _give_up(self, why: str) -> None:
         self._over = True
-        self._refused(f"node name {self.me.node} {why}")
+        self._refused(why)
 
     def _later(self, seconds: float, do: Callable[[], None]) -> None:
         self.desk.at(self.desk.now() + seconds, _TIMER, do)

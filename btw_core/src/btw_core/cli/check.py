@@ -56,7 +56,8 @@ def _text(report: Report) -> str:
     for timing, names in report.timings():
         blocks.append(f"Worst failover of {', '.join(names)}, when its node vanishes:\n{timeline(timing)}")
     if report.packages:
-        blocks.append("\n".join(["What this is worth:", *(f"  - {line}" for line in limits(report.lock))]))
+        worth = limits(report.lock, report.self_fence)
+        blocks.append("\n".join(["What this is worth:", *(f"  - {line}" for line in worth)]))
     counts = [sum(each.severity == severity for each in report.problems) for severity in ("error", "warning")]
     blocks.append(
         f"{_count(len(report.packages), 'package')} read, {_count(counts[0], 'error')}, {_count(counts[1], 'warning')}."
@@ -89,5 +90,5 @@ def _json(report: Report) -> dict[str, Any]:
             }
             for timing, names in report.timings()
         ],
-        "limits": limits(report.lock) if report.packages else [],
+        "limits": limits(report.lock, report.self_fence) if report.packages else [],
     }

@@ -21,6 +21,9 @@ _TOML = """\
 {node}
 # The lock store. The embedded one serves this computer only; a cluster of several computers needs a store plugin.
 {lock}
+# What others may trust when this node vanishes: "none", or "stop" (it stops by itself what it lost the lock of).
+# `btw check` says what each is worth. The embedded lock needs none.
+# self_fence = "none"
 # How far the clocks of two nodes may run apart (0.01 = 1 %), and how late a process may run that should run now.
 # clock_error = 0.01
 # scheduling_slack = "500ms"

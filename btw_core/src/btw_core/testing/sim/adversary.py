@@ -72,10 +72,11 @@ class Storm(Adversary):
         self.quiet = 0.5 * seconds
         self.calm = False
         self.gap = self.random.uniform(3, 25)
-        kinds = list(disasters.KINDS)
+        trusted = world.self_fence != "none"
+        kinds = [kind for kind in disasters.KINDS if not trusted or kind not in disasters.BREAK_SELF_FENCE]
         self.kinds = self.random.sample(kinds, self.random.randint(2, 9))
         self.bad = {verb: self.random.choice([0.0, 0.0, 0.1, 0.4]) for verb in (Verb.START, Verb.STOP, Verb.HEAL)}
-        self.stiff = self.random.choice([0.0, 0.0, 0.05, 0.3])
+        self.stiff = 0.0 if trusted else self.random.choice([0.0, 0.0, 0.05, 0.3])
         self.forgets_again = 0.0
         self._stuck: dict[tuple[str, str], float] = {}
 

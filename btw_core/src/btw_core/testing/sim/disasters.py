@@ -319,3 +319,8 @@ KINDS: dict[str, Callable[[Storm], None]] = {
         sluggish, vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
     )
 }  # fmt: skip
+
+#: What `self_fence = "stop"` does not cover: the manager does not live to stop anything, or a kill does not kill.
+BREAK_SELF_FENCE = frozenset(
+    {"crash", "crash_at_call", "family", "freeze", "freeze_in_a_call", "disk_full", "memory_lost", "stiffen"}
+)

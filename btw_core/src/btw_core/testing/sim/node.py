@@ -176,6 +176,7 @@ class Life:
             nonce=nonce,
             slot="daemon",
             pid=node.lives,
+            self_fence=self.world.self_fence,
         )
         random = Random(self.world.random.getrandbits(64))
         self.port = SimStorePort(self.world.store, self, random)

@@ -73,6 +73,8 @@ class World:
             name = f"node{n + 1}"
             self.nodes[name] = Node(self, name, self.computers[n % count])
         self.creates = count == 1
+        # of its own, so that what the other seeds do stays as it was
+        self.self_fence = "stop" if Random(f"{seed} self_fence").random() < 0.3 else "none"
         self.adversary = setting.adversary(self)
 
     def spec(self, package: str) -> PackageSpec:
