@@ -86,7 +86,8 @@ class EtcdStore:
         if since > revision:
             since = 0  # of a time that was undone by a restore
         # not before the first list was delivered: a stream that cannot be opened must not keep that back
-        yield [record for record in records if record.revision > since and record.key.startswith(prefix)]
+        news = [record for record in records if record.revision > since and record.key.startswith(prefix)]
+        yield sorted(news, key=lambda record: record.revision)
         request = everything | {"start_revision": str(revision + 1)}
         endpoint, token = answer.endpoint, self.cluster.login.known
         try:
