@@ -29,6 +29,8 @@ class Contract:
     patience: ClassVar[float] = 30.0
     #: Seconds by which something may come later than promised.
     slack: ClassVar[float] = 10.0
+    #: Deadline in seconds of calls in an outage.
+    brief: ClassVar[float] = 1.0
     no_outage: ClassVar[str] = ""
     no_removal: ClassVar[str] = ""
 
@@ -226,6 +228,7 @@ class Follower:
                     self.error = error
                     return
                 self._stop.wait(0.1)
+            self._stop.wait(0.02 if self._short else 0.0)  # others write meanwhile
 
     def _follow(self) -> None:
         self.opened += 1

@@ -300,10 +300,10 @@ class StoreContract(OutageContract):
         revision = self.put(store, A, b"1")
         for _ in range(2):
             self.must(Call(store.close).ended(self.slack), f"close took more than {self.slack:g} s")
-        each = {**calls(store, revision, 1.0), "watch": lambda: next(_watch(store))}
+        each = {**calls(store, revision, self.brief), "watch": lambda: next(_watch(store))}
         for name, act in each.items():
             call = Call(act)
-            call.ended(1.0 + self.slack)
+            call.ended(self.brief + self.slack)
             self.must(call.outcome() == "StoreUnavailable", f"{name} after close: {call.outcome()}")
         self.must(self.get(other, A) == Record(A, b"1", revision), f"another connection shows {self.get(other, A)}")
 
