@@ -17,7 +17,7 @@ from .login import Login
 from .settings import Settings
 from .trouble import Trouble
 
-#: Seconds before all members are asked again: an election takes about one (etcd: --election-timeout).
+#: Seconds before all members are asked again, and that each must then have. An election takes about one second.
 PAUSE = 0.1
 
 
@@ -66,14 +66,15 @@ class Cluster:
                 try:
                     said = self._ask_one(endpoint, path, body, now + (until - now) / (len(order) - number))
                 except Trouble as trouble:
-                    troubles[endpoint.name] = trouble
+                    if not trouble.silent or endpoint.name not in troubles:  # what was said once is worth more
+                        troubles[endpoint.name] = trouble
                     if trouble.everywhere:
                         raise NoAnswer(troubles) from trouble
                     doubt = doubt or not trouble.sure
                     self.demote(endpoint)
                 else:
                     return Answer(said, endpoint, doubt)
-            if time.monotonic() + PAUSE >= until:
+            if time.monotonic() + (1 + len(order)) * PAUSE >= until:  # too little for another round
                 raise NoAnswer(troubles)
             self.ended.wait(PAUSE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from urllib3.connection import HTTPConnection
 
 from . import trouble
 from .address import Place
+from .listen import explain
 from .settings import Settings
 from .trouble import Trouble
 
@@ -62,7 +62,7 @@ class Endpoint:
             else:
                 client.session.close()
             if fresh and found.vague:
-                found = self._explain(until) or found
+                found = explain(self._place, self._settings, until) or found
             raise found from error
         self._give_back(client)
         if not isinstance(said, dict) or not isinstance(said.get("header"), dict):
@@ -144,31 +144,6 @@ class Endpoint:
         except OSError as error:
             raise Trouble(f"its name is not known ({error.strerror})", sure=True) from error
 
-    def _explain(self, until: float) -> Trouble | None:
-        """Why a first connection broke without a word: etcd does so for a plain request to a TLS port, and a refused
-        client certificate is lost when we are still sending (TLS 1.3). So connect again, send nothing, and listen."""
-        tls = self._settings.tls
-        try:
-            context = self._settings.context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        except ValueError as error:  # the files changed since they were checked
-            return Trouble(str(error), sure=True, config=True)
-        if not tls:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        try:
-            with socket.create_connection((self._place.host, self._place.port), _left(until)) as plain:
-                plain.settimeout(min(1.0, _left(until)))
-                with context.wrap_socket(plain, server_hostname=self._place.host) as wrapped:
-                    if not tls:
-                        return Trouble("speaks TLS: set ca in [plugins.etcd] of btw.toml", sure=True, config=True)
-                    wrapped.recv(1)
-        except ssl.SSLCertVerificationError as error:
-            return trouble.untrusted(error)
-        except ssl.SSLError as error:
-            return trouble.of_tls(error) if tls else None
-        except (OSError, Trouble):  # it stays what it was: unknown
-            return None
-        return None
-
 
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwds: Any) -> None:
@@ -188,7 +163,7 @@ def _left(until: float) -> float:
     """Seconds. Raises Trouble when there are none."""
     left = until - time.monotonic()
     if left <= 0:
-        raise Trouble("not asked: no time left", sure=True)
+        raise Trouble("not asked: no time left", sure=True, silent=True)
     return left
 
 

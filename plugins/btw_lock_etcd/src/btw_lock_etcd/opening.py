@@ -69,7 +69,10 @@ def _meet(endpoints: list[Endpoint], until: float) -> None:
             " several names; join them (--initial-cluster with all members), or name that one once"
         )
     if not clusters:
-        _raise(NoAnswer(troubles))
+        error = NoAnswer(troubles)
+        if any(trouble.config for trouble in troubles.values()):
+            raise ValueError(str(error))
+        raise error
 
 
 def _enter(store: EtcdStore, until: float) -> None:
@@ -77,13 +80,6 @@ def _enter(store: EtcdStore, until: float) -> None:
     try:
         store.try_rights(max(0.5, until - time.monotonic()))
     except NoAnswer as error:
-        if any(trouble.everywhere for trouble in error.troubles.values()):
-            _raise(error)
-
-
-def _raise(error: NoAnswer) -> None:
-    """ValueError when a member has said something that only a person can change."""
-    if any(trouble.config for trouble in error.troubles.values()):
-        raise ValueError(str(error)) from error
-    raise error
+        if any(trouble.config and trouble.everywhere for trouble in error.troubles.values()):
+            raise ValueError(str(error)) from error
 

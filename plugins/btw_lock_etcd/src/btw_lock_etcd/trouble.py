@@ -26,7 +26,7 @@ class Trouble(Exception):
 
     `sure`: the request was certainly not carried out. `config`: only a person can change it. `everywhere`: the other
     members would say the same. `login`: a new token may help. `answered`: the connection can be used again.
-    `vague`: the connection broke without a word.
+    `vague`: the connection broke without a word. `silent`: nothing was heard in time.
     """
 
     def __init__(
@@ -39,10 +39,11 @@ class Trouble(Exception):
         login: bool = False,
         answered: bool = False,
         vague: bool = False,
+        silent: bool = False,
     ) -> None:
         super().__init__(text)
         self.sure, self.config, self.everywhere = sure, config, everywhere
-        self.login, self.answered, self.vague = login, answered, vague
+        self.login, self.answered, self.vague, self.silent = login, answered, vague, silent
 
 
 def of(error: BaseException, seconds: float) -> Trouble:
@@ -62,9 +63,9 @@ def of(error: BaseException, seconds: float) -> Trouble:
         if isinstance(cause, OSError) and cause.errno in _SYSTEM:
             return Trouble(os.strerror(cause.errno).lower(), sure=connecting, vague=not connecting)
     if connecting:
-        return Trouble(f"no connection within {seconds:.1f} s", sure=True)
+        return Trouble(f"no connection within {seconds:.1f} s", sure=True, silent=True)
     if any(isinstance(cause, ReadTimeoutError | TimeoutError) for cause in causes):
-        return Trouble(f"no answer within {seconds:.1f} s")
+        return Trouble(f"no answer within {seconds:.1f} s", silent=True)
     return Trouble("connection lost", vague=True)
 
 
@@ -129,12 +130,17 @@ def untrusted(error: ssl.SSLCertVerificationError) -> Trouble:
     return Trouble(text, sure=True, config=True)
 
 
+def no_tls() -> Trouble:
+    """It is a plain port."""
+    text = "does not speak TLS: give etcd https URLs and a certificate, or remove ca from [plugins.etcd]"
+    return Trouble(text, sure=True, config=True)
+
+
 def of_tls(error: ssl.SSLError) -> Trouble | None:
     """None: it says nothing certain."""
     reason = error.reason or ""
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason or "PACKET_LENGTH_TOO_LONG" in reason:
-        text = "does not speak TLS: give etcd https URLs and a certificate, or remove ca from [plugins.etcd]"
-        return Trouble(text, sure=True, config=True)
+        return no_tls()
     if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason):
         said = reason.lower().replace("_", " ")
         text = f"refuses our client certificate, or the lack of one ({said}): see cert and key in [plugins.etcd]"
