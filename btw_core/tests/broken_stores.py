@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from btw_core.store import Conflict, Record, Store, StoreUnavailable
-from btw_core.testing import OutageContract, StoreContract
+from btw_core.testing import LeaseContract, OutageContract, StoreContract
 
 Records = list[Record]
 
@@ -92,6 +92,7 @@ class Memory(StoreContract):
     slack = 2.0
     patience = 5.0
     brief = 0.1
+    place: Place
     made: type[MemoryStore] = MemoryStore
 
     @pytest.fixture
@@ -426,6 +427,56 @@ class TestNameless(Memory):
     made = Nameless
 
 
+# ---- what the lease rests on
+class MemoryLease(LeaseContract):
+    """The contract of the lease on stores of the kind `made`."""
+
+    patience = 5.0
+    place: Place
+    made: type[MemoryStore] = MemoryStore
+
+    @pytest.fixture
+    def make_store(self) -> Callable[[], Store]:
+        self.place = Place()
+        return lambda: self.made(self.place)
+
+    def remove(self, key: str) -> None:
+        del self.place.records[key]
+
+
+class TestSoundLease(MemoryLease):
+    """Breaks nothing."""
+
+
+class WritesAlways(MemoryStore):
+    """Does not compare."""
+
+    def put(self, key: str, value: bytes, *, expected: int | None, deadline: float) -> int | Conflict:
+        with self.place.changed:
+            return self.write(key, value)
+
+
+class TestWritesAlways(MemoryLease):
+    made = WritesAlways
+
+
+class ListsOldSessions(MemoryStore):
+    """Shows sessions as they were when first listed."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.first: dict[str, Record] = {}
+
+    def list(self, prefix: str, *, deadline: float) -> Records:
+        listed = super().list(prefix, deadline=deadline)
+        return [self.first.setdefault(r.key, r) if r.key.startswith("sessions/") else r for r in listed]
+
+
+class TestListsOldSessions(MemoryLease):
+    made = ListsOldSessions
+
+
+# ---- hooks
 class TestHooksMissing(OutageContract):
     """No outage, and no word why."""
 

@@ -35,6 +35,7 @@ class Contract:
     no_removal: ClassVar[str] = ""
 
     _rule = ""
+    _where = "btw_core.store and its Store"
 
     # ---- overridden by the author of a store
     @pytest.fixture
@@ -81,8 +82,7 @@ class Contract:
         """The rule of this test is broken unless `holds`."""
         __tracebackhide__ = True
         if not holds:
-            text = f"rule broken: {self._rule}\nfound: {found}\nread: the docstrings of btw_core.store and its Store"
-            pytest.fail(text)
+            pytest.fail(f"rule broken: {self._rule}\nfound: {found}\nread: the docstrings of {self._where}")
 
     def answer(self, what: str, call: Callable[[], T]) -> T:
         """The call is answered: the engine is up."""

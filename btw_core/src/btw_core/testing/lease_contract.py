@@ -27,6 +27,8 @@ class LeaseContract(Contract):
     """Every rule of the lease. All along, at every step: never is a package up on two nodes, never do two managers
     believe to hold it, and terms grow."""
 
+    _where = "btw_core.store, btw_core.lease and btw_core.claim"
+
     @pytest.fixture
     def make_world(self, open_store: Opener) -> Iterator[Callable[..., World]]:
         """A cluster with these packages, free, and so many lives, each with a connection of its own."""
@@ -43,13 +45,13 @@ class LeaseContract(Contract):
             world.close()
 
     @pytest.fixture
-    def pair(self, make_world: Callable[..., World]) -> tuple[World, Life, Life]:
+    def pair(self, make_world: Callable[..., World], open_store: Opener) -> tuple[World, Life, Life]:
         """A holder, whose package is up, and a stand-by."""
-        world = make_world(2)
-        self.must(world.run(L, lambda: len(world.up()) == 1), f"nobody took a free package; {world.story()}")
-        holder = next(life for life in world.lives if life.holds())
-        other = next(life for life in world.lives if life is not holder)
-        world.run(3.3)  # both have read what there is
+        world = make_world(1)
+        self.must(world.run(L, lambda: bool(world.up())), f"nobody took a free package; {world.story()}")
+        world.begin(open_store())
+        world.run(3.3)  # the stand-by has read what there is, too
+        holder, other = world.lives
         return world, holder, other
 
     def test_one_of_many_holds(self, make_world: Callable[..., World]) -> None:
