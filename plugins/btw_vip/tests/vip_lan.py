@@ -14,6 +14,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -83,6 +84,7 @@ class Computer:
                     enter(self.name)
                     answer = (True, function(*args, **more))
                 except BaseException as error:  # noqa: BLE001 - handed to the test, whatever it is
+                    traceback.print_exc()
                     answer = (False, error)
                 with os.fdopen(writing, "wb") as stream:
                     pickle.dump(answer, stream)

@@ -6,6 +6,7 @@ so at once, for each of its operations is a fork of it, and a fail-over must not
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from btw_core import Resource, hookimpl
@@ -16,5 +17,13 @@ def btw_resource_types() -> list[type[Resource]]:
     from .vip import Vip
 
     if getattr(sys.modules["__main__"].__spec__, "name", "") == "btw_core.zygote":
-        from . import doing, looking  # noqa: F401 - for the forks
+        _prepare()
     return [Vip]
+
+
+def _prepare() -> None:
+    from . import doing, looking  # noqa: F401 - for the forks
+    from .kernel import warm_up
+
+    with contextlib.suppress(OSError):  # operations will say what the kernel refuses
+        warm_up()

@@ -18,11 +18,11 @@ class Address:
         if not prefix.isdecimal():
             raise ValueError("the prefix is a number, such as /24")
         interface = ipaddress.ip_interface(text)
-        if interface.is_multicast or interface.is_unspecified or interface.is_loopback:
-            raise ValueError("allowed: an address of one host")
-        if interface.version == 6 and "%" in ip:
-            raise ValueError("write the interface as `interface`, not behind %")
         self.ip: IP = interface.ip
+        if self.ip.is_multicast or self.ip.is_unspecified or self.ip.is_loopback:
+            raise ValueError("allowed: an address of one host")
+        if "%" in ip:
+            raise ValueError("write the interface as `interface`, not behind %")
         self.prefix = int(prefix)
         self.network: Network = interface.network
 

@@ -10,6 +10,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from btw_core import Context, Failed
@@ -18,12 +19,13 @@ from btw_core.command import alive
 from btw_core.containment import kill_process
 from btw_core.resource import Process
 
-from . import herald, wire
+from . import connections, herald
 from .choice import choose, parse_route
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
-from .packets import parse_mac, shown
+from .packets import ethertype, parse_mac, shown
 from .vip import Vip
 from .voice import BURST
+from .wire import Wire, announce, ask
 
 #: Seconds within which `heals` are counted.
 MINUTE = 60.0
@@ -39,13 +41,14 @@ def start(vip: Vip, ctx: Context) -> None:
         kernel = ctx.shared(Kernel)
         link = _link(vip, kernel)
         there = _tidy(vip, kernel, link)
-        if there is None:
-            _probe(vip, ctx, link)
-        detect = vip.dad == "kernel" and there is None
-        _put(vip, kernel, link, detect=detect)
-        if detect:
-            _detected(vip, ctx, kernel, link)
-        _proclaim(vip, ctx, link)
+        with _wire(vip, link) as wire:
+            if there is None:
+                _probe(vip, ctx, wire)
+            detect = vip.dad == "kernel" and there is None
+            _put(vip, kernel, link, detect=detect)
+            if detect:
+                _detected(vip, ctx, kernel, link)
+            _proclaim(vip, ctx, wire)
 
 
 def heal(vip: Vip, ctx: Context) -> None:
@@ -66,7 +69,8 @@ def heal(vip: Vip, ctx: Context) -> None:
             )
         ctx.log(f"{vip.address} had vanished from {link.name}: put back, {len(recent) + 1} of {vip.heals} in a minute")
         _put(vip, kernel, link, detect=False)
-        _proclaim(vip, ctx, link)
+        with _wire(vip, link) as wire:
+            _proclaim(vip, ctx, wire)
 
 
 def stop(vip: Vip, ctx: Context) -> None:
@@ -88,6 +92,7 @@ def stop(vip: Vip, ctx: Context) -> None:
                 foreign.append(found)
         if foreign:
             raise Failed(_elsewhere(vip, kernel, foreign[0]))
+        _end_connections(vip, ctx)
         ctx.state.clear()
 
 
@@ -146,12 +151,16 @@ def _elsewhere(vip: Vip, kernel: Kernel, found: Found) -> str:
     )
 
 
-def _probe(vip: Vip, ctx: Context, link: Link) -> None:
-    mac = wire.ask(link, vip.address.ip, vip.probe) if vip.probe else None
+def _wire(vip: Vip, link: Link) -> Wire:
+    return Wire(link, ethertype(vip.address.ip), [vip.address.ip])
+
+
+def _probe(vip: Vip, ctx: Context, wire: Wire) -> None:
+    mac = ask(wire, vip.address.ip, vip.probe) if vip.probe else None
     if mac is None:
         return
     who = next((node for node, text in vip.macs.items() if parse_mac(text) == mac), None)
-    text = f"{vip.address}: {shown(mac)} on {link.name} has it"
+    text = f"{vip.address}: {shown(mac)} on {wire.link.name} has it"
     if who is None:
         raise Failed(f"{text}; this is no node of `macs`: find that machine, or choose another address")
     if vip.on_conflict == "refuse":
@@ -191,9 +200,10 @@ def _detected(vip: Vip, ctx: Context, kernel: Kernel, link: Link) -> None:
         time.sleep(PAUSE)
 
 
-def _proclaim(vip: Vip, ctx: Context, link: Link) -> None:
+def _proclaim(vip: Vip, ctx: Context, wire: Wire) -> None:
     """At once from here, later from the herald."""
-    wire.announce(link, vip.address.ip, BURST)
+    announce(wire, vip.address.ip, BURST)
+    link = wire.link
     process = _herald(ctx)
     if process is None or not alive(process) or ctx.state.get("interface") != link.name:
         _end_herald(ctx)
@@ -201,6 +211,19 @@ def _proclaim(vip: Vip, ctx: Context, link: Link) -> None:
         process = ctx.spawn([sys.executable, "-I", "-S", str(Path(herald.__file__)), name, link.name])
         ctx.state["herald"] = {"name": name, "pid": process.pid, "start_time": process.start_time, "boot": boot_id()}
     ctx.state.update(interface=link.name, since=boottime())
+
+
+def _end_connections(vip: Vip, ctx: Context) -> None:
+    """Those of programs that still run; see `connections`."""
+    if not isinstance(vip.address.ip, IPv6Address):
+        return
+    try:
+        ended = connections.end(vip.address.ip)
+    except OSError as error:
+        ctx.log(f"{vip.address}: connections from it cannot be ended ({error.strerror or error}); they may go on")
+        return
+    if ended:
+        ctx.log(f"{vip.address}: {ended} connections from it were still there: ended")
 
 
 def _herald(ctx: Context) -> Process | None:

@@ -35,24 +35,30 @@ def wanted(data: bytes, uid: int, now: float) -> bytes:
 
 
 def main(name: str, interface: str) -> None:
-    """Blocks until the interface is gone."""
+    """Does not return."""
     ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ears.setsockopt(socket.SOL_SOCKET, _SO_PASSCRED, 1)
     ears.bind("\0" + name)
-    mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    mouth.bind((interface, 0))
     while True:
         data, extra, *_ = ears.recvmsg(2048, socket.CMSG_SPACE(_CREDENTIALS.size))
         uid = next((_CREDENTIALS.unpack(given)[1] for _, kind, given in extra if kind == _SCM_CREDENTIALS), -1)
         frame = wanted(data, uid, time.clock_gettime(time.CLOCK_BOOTTIME))
-        try:
-            if frame:
-                mouth.send(frame)
-        except OSError as error:
-            if error.errno in (errno.ENXIO, errno.ENODEV):
-                return
-            if error.errno not in (errno.ENETDOWN, errno.ENOBUFS):  # the next one may get through
-                raise
+        if frame:
+            send(interface, frame)
+
+
+def send(interface: str, frame: bytes) -> None:
+    """Once, if the interface is up. The socket is not kept: closing it takes the kernel some ms, and `stop` waits for
+    the end of this process."""
+    mouth = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        mouth.bind((interface, 0))
+        mouth.send(frame)
+    except OSError as error:
+        if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.ENXIO, errno.ENODEV):  # the next may get through
+            raise
+    finally:
+        mouth.close()
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ class Kernel:
         self._requests = IPRoute(groups=0)
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        self._requests.close()
+
     def links(self) -> dict[int, Link]:
         """Every link, by index."""
         found = (link(message) for message in self._ask("link", "dump"))
@@ -139,6 +142,17 @@ class Kernel:
                 return list(getattr(self._requests, kind)(command, **values) or ())
             except NetlinkError as error:
                 raise OSError(error.code, os.strerror(error.code)) from error
+
+
+def warm_up() -> None:
+    """What pyroute2 makes at first use it makes now: some ms that each fork then has not to spend. Raises OSError."""
+    kernel = Kernel()
+    try:
+        kernel.links()
+        kernel.addresses()
+        kernel.routes(4)
+    finally:
+        kernel.close()
 
 
 def link(message: Any) -> Link:

@@ -15,10 +15,11 @@ from math import inf
 
 from btw_core.clock import boottime
 
-from . import packets, wire
+from . import packets
 from .address import IP
 from .herald import order
 from .kernel import Link
+from .wire import Wire, ask
 
 #: Seconds after the start until the second burst of announcements: what was lost in a switch that was just learning.
 AGAIN = 5.0
@@ -124,7 +125,8 @@ class Gateways:
             asked, answered = self._answers.get((link.ifindex, ip), (-inf, False))
             if boottime() - asked > self.FRESH:
                 answered = False
-                with contextlib.suppress(OSError):  # the link went down meanwhile: no answer
-                    answered = wire.ask(link, ip, self.LIMIT) is not None
+                # suppressed: the link went down meanwhile, which is no answer
+                with contextlib.suppress(OSError), Wire(link, packets.ethertype(ip), [ip]) as wire:
+                    answered = ask(wire, ip, self.LIMIT) is not None
                 self._answers[link.ifindex, ip] = boottime(), answered
             return answered

@@ -29,7 +29,7 @@ class Wire:
     OSError. Frames that this node sends are not heard (packet(7): only ETH_P_ALL taps hear them)."""
 
     def __init__(self, link: Link, type: int, ips: Iterable[IP]) -> None:
-        self.ips = frozenset(ips)
+        self.link, self.ips = link, frozenset(ips)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
         try:
             self._filter(packets.claims_filter(self.ips, type))
@@ -52,7 +52,7 @@ class Wire:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """May be repeated."""
+        """May be repeated. Takes the kernel some ms (packet_release waits for RCU): best done when nobody waits."""
         self._socket.close()
 
     def send(self, frame: bytes) -> None:
@@ -75,37 +75,34 @@ class Wire:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, description)
 
 
-def ask(link: Link, ip: IP, seconds: float) -> bytes | None:
+def ask(wire: Wire, ip: IP, seconds: float) -> bytes | None:
     """The MAC address that claims `ip` on this link, or None when nobody was heard. Blocks at most `seconds`: that is
     the schedule of RFC 5227, jitter included, shortened from its 7 s (for IPv6 the same with neighbour solicitations).
     Raises OSError."""
     scale = seconds / _RFC
-    with Wire(link, packets.ethertype(ip), [ip]) as wire:
-        frame = packets.probe(link.mac, ip)
-        pauses = [random.uniform(0, _WAIT), *(random.uniform(_MIN, _MAX) for _ in range(_NUMBER - 1)), _AFTER]
-        for number, pause in enumerate(pauses):
-            found = _listen(wire, link, ip, pause * scale)
-            if found is not None:
-                return found
-            if number < _NUMBER:
-                wire.send(frame)
+    frame = packets.probe(wire.link.mac, ip)
+    pauses = [random.uniform(0, _WAIT), *(random.uniform(_MIN, _MAX) for _ in range(_NUMBER - 1)), _AFTER]
+    for number, pause in enumerate(pauses):
+        found = _listen(wire, ip, pause * scale)
+        if found is not None:
+            return found
+        if number < _NUMBER:
+            wire.send(frame)
     return None
 
 
-def announce(link: Link, ip: IP, times: int) -> None:
+def announce(wire: Wire, ip: IP, times: int) -> None:
     """Tell everybody on the link. Does not wait. Raises OSError."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as mouth:
-        mouth.bind((link.name, 0))
-        for frame in packets.announcements(link.mac, ip) * times:
-            mouth.send(frame)
+    for frame in packets.announcements(wire.link.mac, ip) * times:
+        wire.send(frame)
 
 
-def _listen(wire: Wire, link: Link, ip: IP, seconds: float) -> bytes | None:
+def _listen(wire: Wire, ip: IP, seconds: float) -> bytes | None:
     end = boottime() + seconds
     while True:
         select.select([wire], [], [], max(0.0, end - boottime()))
         for claim in wire.heard():
-            if claim.ip == ip and claim.mac != link.mac:
+            if claim.ip == ip and claim.mac != wire.link.mac:
                 return claim.mac
         if boottime() >= end:
             return None
