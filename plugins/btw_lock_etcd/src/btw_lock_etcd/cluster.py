@@ -118,5 +118,4 @@ class Cluster:
             if not self._id or agreed:
                 self._id = found
             if self._id != found:
-                text = f"belongs to another cluster ({int(found):x}) than the others ({int(self._id):x})"
-                raise Trouble(text, config=True)
+                raise Trouble("belongs to another cluster than the others", config=True)

@@ -61,6 +61,7 @@ class Endpoint:
                 self._give_back(client)
             else:
                 client.session.close()
+                self._drop_idle()  # on the same path: each would cost another call its share
             if fresh and found.vague:
                 found = explain(self._place, self._settings, until) or found
             raise found from error
@@ -96,8 +97,11 @@ class Endpoint:
 
     def close(self) -> None:
         """Idle connections now, others when their call is over. Does not block."""
+        self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         with self._lock:
-            self._closed = True
             idle, self._idle = self._idle, []
         for client in idle:
             client.session.close()
