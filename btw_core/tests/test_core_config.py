@@ -287,6 +287,16 @@ def test_everything_wrong_in_btw_toml(node: Node) -> None:
     ]
 
 
+def test_a_password_in_the_lock_is_refused_and_not_shown(node: Node) -> None:
+    """In btw.toml or on the command line: the message says where it belongs, and does not repeat it."""
+    node.config('lock = "etcd://me:hunter2@host:2379/btw"')
+    (problem,) = node.refused()
+    assert "btw.toml:1: lock: a user or password stands in it" in problem and "hunter2" not in problem
+    node.config("")
+    (problem,) = node.refused(lock="etcd://me:hunter2@host")
+    assert problem.startswith("--lock: a user or password") and "hunter2" not in problem
+
+
 def test_a_missing_package_lists_what_there_is(node: Node) -> None:
     """A wrong name is answered with the closest one and with all there are."""
     node.package("web.toml", POOL)
