@@ -22,6 +22,7 @@ from btw_core.resource import Process
 from . import connections, herald
 from .choice import choose, parse_route
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
+from .monitor import Monitor
 from .packets import ethertype, parse_mac, shown
 from .vip import Vip
 from .voice import BURST
@@ -38,7 +39,7 @@ PAUSE = 0.01
 def start(vip: Vip, ctx: Context) -> None:
     """See `Vip.start`. Blocks `probe` seconds, and up to 2 s for the kernel's duplicate detection. Raises Failed."""
     with _refusals(vip):
-        kernel = ctx.shared(Kernel)
+        kernel = ctx.shared(Monitor).kernel
         link = _link(vip, kernel)
         there = _tidy(vip, kernel, link)
         with _wire(vip, link) as wire:
@@ -55,7 +56,7 @@ def heal(vip: Vip, ctx: Context) -> None:
     """See `Vip.heal`. Does not ask whether others have the address: the lock is ours, and nothing else was known of
     them a moment ago. Raises Failed."""
     with _refusals(vip):
-        kernel = ctx.shared(Kernel)
+        kernel = ctx.shared(Monitor).kernel
         link = _link(vip, kernel)
         if _tidy(vip, kernel, link) is not None:
             return
@@ -78,7 +79,7 @@ def stop(vip: Vip, ctx: Context) -> None:
     has the address in another place where this plugin did not put it."""
     with _refusals(vip):
         _end_herald(ctx)
-        kernel = ctx.shared(Kernel)
+        kernel = ctx.shared(Monitor).kernel
         link = _place(vip, ctx, kernel)
         if link is not None:
             for network, gateway in map(parse_route, vip.routes):
