@@ -3,7 +3,7 @@
     with Lab(machines=3, etcd=3, disk=True, paths=2, watchdog=5) as lab:
         lab["n1"].run("btw", "check")
 
-By hand, as root: `python tests/vm/lab.py up 3 --etcd 3 --disk`.
+By hand, as root, in tests/: `python -m vm.lab up 3 --etcd 3 --disk`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import referee
-from control import LabError, clock
-from machine import Machine
-from wires import HOST, Wires
+from vm import referee
+from vm.control import LabError, clock
+from vm.machine import Machine
+from vm.wires import HOST, Wires
 
 __all__ = ["Lab", "LabError", "Machine", "clock"]
 STORAGE = "storage"

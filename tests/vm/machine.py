@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from control import Control, LabError, Life, Spawned, clock
-from wires import DIE_WITH_US, Wires, tap
+from vm.control import Control, LabError, Life, Spawned, clock
+from vm.wires import DIE_WITH_US, Wires, tap
 
-INIT = Path(__file__).with_name("guest") / "init.py"
+#: Where this package is found, in machines too.
+TESTS = Path(__file__).parent.parent
+#: When the kernel ends, so do all of its threads and children: it is the first process of a pid namespace.
+TOGETHER = ["unshare", "--pid", "--fork", "--kill-child=KILL"]
 #: Bytes of a file in one request.
 CHUNK = 256 << 10
 
@@ -55,6 +58,7 @@ class Machine:
             disk.touch()
             os.truncate(disk, 512 << 20)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", disk], check=True, capture_output=True, timeout=60)
+        shutil.rmtree(self.directory / self.name, ignore_errors=True)  # a former life's: its pid is ours again
         config = self.config | ({"init": init} if init else {})
         ours, line = socket.socketpair()
         plugs = [
@@ -64,11 +68,12 @@ class Machine:
         with open(self.directory / "console.log", "ab") as console, line:
             self._process = subprocess.Popen(
                 [
-                    *(*DIE_WITH_US, *self.wires.inside, "env", f"LD_PRELOAD={self.preload}"),
+                    *(*DIE_WITH_US, *self.wires.inside, *TOGETHER, "env", f"LD_PRELOAD={self.preload}"),
                     *("linux.uml", f"umid={self.name}", f"uml_dir={self.directory}/", f"mem={self.memory}M", "quiet"),
                     *("rootfstype=hostfs", "rootflags=/", "ro", f"ubd0={disk}", *plugs),
                     *("con=null", "con0=null,fd:1", "ssl=null", "ssl0=fd:0"),
-                    *(f"init={sys.executable}", "--", "-S", str(INIT), json.dumps(config).encode().hex()),
+                    *(f"PYTHONPATH={TESTS}", f"init={sys.executable}", "--", "-S", "-m", "vm.guest.init"),
+                    json.dumps(config).encode().hex(),
                 ],
                 stdin=line.fileno(),  # the only descriptors that outlive a reboot are these three (uml.c)
                 stdout=console,
@@ -108,14 +113,14 @@ class Machine:
 
     def power_off(self) -> None:
         """Pulls the power cord. What the machine has not flushed is lost; its disk stays for the next boot."""
-        process, self._process = self._process, None
-        if process is None:
+        if self._process is None:
             return
-        process.kill()
-        process.wait(30)
-        with contextlib.suppress(ProcessLookupError):  # children of the kernel, which ran the machine's processes
-            os.killpg(process.pid, signal.SIGKILL)
-        self.control.until(lambda: not self.control.is_open, "its processes gone", 30)
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except LabError:  # it has ended, or has not begun: then it does not
+            self._process.kill()
+        self._process.wait(30)  # for the last process of the namespace
+        self._process = None
         self.control.close()
 
     def freeze(self) -> None:
@@ -128,10 +133,12 @@ class Machine:
 
     @property
     def pid(self) -> int:
-        """The host's process that the machine's kernel is; also the id of the session of all its processes."""
-        if self._process is None:
-            raise LabError(f"{self.name} is off")
-        return self._process.pid
+        """The host's process that the machine's kernel is."""
+        if self._process is not None and self._process.poll() is None:
+            outside = self._process.pid  # unshare(1), which waits for it
+            if children := Path(f"/proc/{outside}/task/{outside}/children").read_text().split():
+                return int(children[0])
+        raise LabError(f"{self.name} is off")
 
     # ---- cables
     def cut(self, wire: str = "lan") -> None:

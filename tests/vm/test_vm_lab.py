@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, LabError, Machine, clock
+
+from vm.lab import Lab, LabError, Machine, clock
 
 #: Seconds of the watchdog. Nothing opens it but the test of it.
 MARGIN = 3
@@ -90,12 +92,27 @@ def test_three_machines_are_ready_within_seconds() -> None:
 def test_nothing_is_left() -> None:
     """After a lab its directory and all of its processes are gone, also when it ended with an error."""
     with pytest.raises(ZeroDivisionError), Lab(machines=1) as lab:
-        pid = lab["n1"].pid
+        machine = together(lab["n1"].pid)
+        assert len(living(machine)) > 1
         raise ZeroDivisionError
     assert not lab.directory.exists()
-    assert not Path(f"/proc/{pid}").exists()
-    alive = subprocess.run(["ps", "-o", "stat=", "-s", str(pid)], capture_output=True, text=True).stdout.split()
-    assert all(state.startswith("Z") for state in alive)  # dead, and not yet reaped by the first process
+    assert living(machine) == []
+
+
+def test_no_escape(tmp_path: Path) -> None:
+    """When a machine's kernel is killed its processes do not go on as processes of the host: not one system call."""
+    with Lab(machines=1) as lab:
+        program = f"trap : USR1; while :; do echo > {tmp_path}/escaped; sleep 0.01; done"
+        n1 = lab["n1"]
+        n1.run("mkdir", "-p", str(tmp_path))
+        running = [n1.spawn("sh", "-c", f"echo on; {program}") for _ in range(3)]
+        for each in running:
+            each.until("on")
+        machine = together(n1.pid)
+        os.kill(n1.pid, signal.SIGKILL)
+        n1.control.until(lambda: not n1.control.is_open, "its processes gone", LIMIT)
+        assert living(machine) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_commands(lab: Lab) -> None:
@@ -305,6 +322,18 @@ def host() -> tuple[str, list[str], list[str]]:
     links = subprocess.run(["ip", "-brief", "address"], capture_output=True, text=True, check=True).stdout
     marks = [name for name in ("systemd", "udev", "systemd/system", "utmp") if Path("/run", name).exists()]
     return links, sorted(each.name for each in Path("/tmp").glob(".*")), marks
+
+
+def together(pid: int) -> str:
+    """The pid namespace of a process, which all processes of a machine share (pid_namespaces(7)); "" when it ended."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def living(namespace: str) -> list[str]:
+    return [each.name for each in Path("/proc").glob("[0-9]*") if together(int(each.name)) == namespace]
 
 
 def hears(machine: Machine, name: str) -> bool:

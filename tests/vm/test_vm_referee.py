@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from referee import Report, overlaps, spans
+
+from vm.referee import Report, overlaps, spans
 
 
 def active(node: str, first: float, last: float, *, life: str = "", error: float = 0.001) -> list[Report]:

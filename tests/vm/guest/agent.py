@@ -21,7 +21,7 @@ import tty
 from pathlib import Path
 from typing import Any
 
-import services
+from vm.guest import services
 
 LINE = "/dev/ttyS0"
 #: The host sends no more than some bytes (control.py, WINDOW) before it hears that so many more have arrived.

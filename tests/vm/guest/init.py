@@ -1,4 +1,4 @@
-"""First process of a machine: `python init.py '{"name": "n1", ...}'` on the kernel's command line.
+"""First process of a machine: `python -m vm.guest.init CONFIG` on the kernel's command line, CONFIG in hexadecimal.
 
 The root is the host's own root, read-only through hostfs, under an overlay whose upper layer is the machine's own disk
 (ext4 on a file of the lab). So a machine sees the project, its Python and all Debian packages of the host, changes
@@ -20,12 +20,13 @@ MS_NOSUID, MS_NODEV, MS_MOVE = 2, 4, 8192
 #: What the host may have there is not this machine's; hidden when the machine boots for the first time.
 NOT_MINE = ["/etc/btw", "/var/lib/btw", "/var/log/btw", "/var/lib/etcd", "/var/lib/iscsi", "/var/log/journal"]
 NOT_MINE += ["/etc/systemd/system"]
-AGENT = Path(__file__).with_name("agent.py")
+AGENT = [sys.executable, "-S", "-m", "vm.guest.agent"]
 UNIT = """\
 [Unit]
 Description=The laboratory's hand in this machine
 [Service]
-ExecStart={python} -S {agent}
+ExecStart={agent}
+Environment=PYTHONPATH={tests}
 KillMode=process
 StandardOutput=tty
 TTYPath=/dev/console
@@ -105,7 +106,7 @@ def first_boot(config: dict[str, Any]) -> None:
     (units / "multi-user.target.wants").mkdir(parents=True)
     for name in MASKED:
         (units / name).symlink_to("/dev/null")
-    (units / "btw-lab.service").write_text(UNIT.format(python=sys.executable, agent=AGENT))
+    (units / "btw-lab.service").write_text(UNIT.format(agent=" ".join(AGENT), tests=os.environ["PYTHONPATH"]))
     (units / "multi-user.target.wants/btw-lab.service").symlink_to("../btw-lab.service")
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
     done.write_text(text)
@@ -119,7 +120,7 @@ def main() -> None:
     os.chdir("/")
     if config["init"] == "systemd":
         os.execv("/lib/systemd/systemd", ["/lib/systemd/systemd", "--show-status=no"])
-    agent = subprocess.Popen([sys.executable, "-S", str(AGENT)], start_new_session=True)
+    agent = subprocess.Popen(AGENT, start_new_session=True)
     while os.wait()[0] != agent.pid:  # everything that lost its parent is ours to reap
         pass
     print("lab: the agent ended", flush=True)
