@@ -173,7 +173,7 @@ frobnicate = 1
 timeout = 3
 
 [[resource]]
-type = "vip"
+type = "quorum"
 
 [[resource]]
 name = "x"
@@ -201,7 +201,7 @@ name = "x"
         "web.toml:19: frobnicate: unknown key `frobnicate`; allowed here: "
         "device, count, start, wait, name, start_timeout, stop_timeout",
         "web.toml:20: timeout: `timeout` belongs below [package]; move it there",
-        "web.toml:23: type: resource type `vip` is not installed; pip install btw-vip",
+        "web.toml:23: type: resource type `quorum` is not installed; pip install btw-quorum",
         'web.toml:25: type: `type` is missing; add type = "...", see `btw plugin list`',
         "web.toml:28: resources: unknown key `resources`; did you mean `resource`?",
     ]
