@@ -133,8 +133,8 @@ def test_missing_plugins_name_the_pip_line(site: Site) -> None:
     with pytest.raises(ConfigError, match="lock scheme `consul` is not installed; pip install btw-lock-consul"):
         open_store("consul://127.0.0.1:8500", {})
     with pytest.raises(ConfigError) as caught:
-        load(["quorum", "zpool", "iscsi"])
-    assert [problem.remedy for problem in caught.value.problems] == ["pip install btw-quorum", "pip install btw-iscsi"]
+        load(["quorum", "zpool", "backup"])
+    assert [problem.remedy for problem in caught.value.problems] == ["pip install btw-quorum", "pip install btw-backup"]
 
 
 def test_two_distributions_of_one_name_are_refused(site: Site) -> None:
