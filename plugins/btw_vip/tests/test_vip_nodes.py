@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from test_vip_lan import cached, ping
 from vip_lan import GENEROUS, Computer, lan
 from vip_steps import V4, V6
@@ -134,13 +134,15 @@ def wait(condition: Callable[[], bool], what: str, pair: Pair) -> None:
     end = time.monotonic() + GENEROUS
     while not condition():
         if time.monotonic() > end:
-            said = {node.name: [f"{x.get('state', '')} {x['cause']}" for x in node.journal()] for node in (pair.a, pair.b)}
+            said = {
+                node.name: [f"{x.get('state', '')} {x['cause']}" for x in node.journal()] for node in (pair.a, pair.b)
+            }
             raise AssertionError(f"did not happen: {what}; {json.dumps(said, indent=1)}")
         time.sleep(0.01)
 
 
 def longest(answers: list[float]) -> float:
-    return max(later - earlier for earlier, later in zip(answers, answers[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(answers))
 
 
 def test_a_planned_move(make: Callable[..., Pair]) -> None:
