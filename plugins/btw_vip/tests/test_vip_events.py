@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from vip_lan import GENEROUS, Computer, lan
-from vip_steps import STATE, V4, V6, Observed, ip, perform, start, vip
+from vip_steps import STATE, V4, V6, Observed, ip, perform, start, stop, vip
 
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
@@ -256,6 +257,57 @@ def test_the_herald_speaks(net: Lan, text: str) -> None:
     quiet, loud, frozen = net["a"].call(within, begun(net["a"], text), net["switch"])
     assert (quiet, frozen) == (0, 0)
     assert loud == (2 if text == V4 else 1)
+
+
+def test_a_thread_that_ends(net: Lan) -> None:
+    """Should the thread end by an error, everybody is told to look, asks the kernel, and with the next watch it runs
+    again."""
+
+    def within(state: STATE) -> None:
+        from btw_vip.monitor import Monitor
+
+        observed = Observed(vip(V4), state)
+        kept: Any = FakeContext(None).shared(Monitor)
+        kept._apply = lambda message: 1 / 0
+        ip("address", "del", V4, "dev", "eth0")
+        assert observed.fired()
+        while kept._events is not None:
+            time.sleep(0.01)
+        del kept._apply
+        assert observed.news() == "down"
+        ip("address", "add", V4, "dev", "eth0")
+        assert observed.news() == "up"
+
+    net["a"].call(within, begun(net["a"], V4))
+
+
+def test_a_frozen_herald(net: Lan) -> None:
+    """What it was told while it was frozen it does not say when it wakes; stop ends it frozen or not."""
+    state = begun(net["a"], V4)
+    pid = state["herald"]["pid"]
+
+    def within() -> tuple[int, int]:
+        from btw_vip.herald import STALE
+        from btw_vip.kernel import Kernel
+        from btw_vip.voice import tell
+
+        link, address = Kernel().link("eth0"), ip_address(V4.split("/")[0])
+        assert link is not None
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ears:
+            ears.bind(("eth0", 3))
+            assert tell(state["herald"]["name"], link, address, 1)
+            awake = len(heard(ears, 0.5))
+            os.kill(pid, signal.SIGSTOP)
+            assert tell(state["herald"]["name"], link, address, 1)
+            time.sleep(STALE + 0.1)
+            os.kill(pid, signal.SIGCONT)
+            woken = len(heard(ears, 0.5))
+            os.kill(pid, signal.SIGSTOP)
+        return awake, woken
+
+    assert net["a"].call(within) == (2, 0)
+    assert stop(net["a"], vip(V4), state).status == "down"
+    assert net["a"].processes() == []
 
 
 def test_no_herald(net: Lan) -> None:

@@ -12,6 +12,7 @@ import pytest
 from vip_lan import GENEROUS, Computer, lan, plug
 from vip_steps import V4, V6, Outcome, heal, looked, perform, start, status, stop, vip
 
+from btw_core.command import proc_stat
 from btw_core.types import Verb
 from btw_vip.kernel import OURS
 
@@ -286,6 +287,38 @@ def test_routes(net: Lan, text: str, route: str) -> None:
     good(stop(node, resource), "down")
     assert network not in node.ip(family, "route")
     good(stop(node, resource), "down")
+
+
+def test_refresh_is_off(net: Lan) -> None:
+    """Nobody stays behind then."""
+    resource = vip(V4, refresh=0)
+    state = good(start(net["a"], resource), "up").state
+    assert net["a"].processes() == []
+    good(stop(net["a"], resource, state), "down")
+
+
+def test_state_of_another_boot(net: Lan) -> None:
+    """What was remembered before a reboot, such as the pid of what is somebody else's now, is not believed."""
+    with subprocess.Popen(["sleep", "1000"]) as innocent:
+        try:
+            herald = {"name": "x", "pid": innocent.pid, "start_time": proc_stat(innocent.pid).start_time}  # type: ignore[union-attr]
+            old = {"boot": "before", "since": 1e9, "heals": [1e9] * 9, "interface": "eth9", "herald": herald}
+            good(stop(net["a"], vip(V4), old), "down")
+            state = good(start(net["a"], vip(V4), old), "up").state
+            assert "heals" not in state and state["interface"] == "eth0" and state["since"] < 1e9
+            net["a"].ip("address", "del", V4, "dev", "eth0")
+            healed = good(heal(net["a"], vip(V4), old), "up")
+            assert "1 of 5" in healed.lines[0]
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()
+
+
+def test_no_ethernet(net: Lan) -> None:
+    """Where there is no way to ask or tell others, nothing is started."""
+    net["a"].ip("tuntap", "add", "tun0", "mode", "tun")
+    assert "tun0 is no Ethernet" in start(net["a"], vip(V4, interface="tun0")).error
+    assert "lo is no Ethernet" in start(net["a"], vip(V4, interface="lo")).error
 
 
 def test_only_root(net: Lan) -> None:
