@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 from vip_lan import GENEROUS, Computer, lan
-from vip_steps import STATE, V4, V6, Observed, ip, perform, start, stop, vip
+from vip_steps import STATE, V4, V6, Observed, announce, eth0, ip, perform, start, stop, vip
 
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
-from btw_vip import packets
-from btw_vip.voice import Voices
+from btw_vip import monitor, packets
+from btw_vip.herald import STALE
+from btw_vip.kernel import Kernel
+from btw_vip.monitor import Monitor
+from btw_vip.voice import Voices, tell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -147,12 +150,7 @@ def test_150_addresses(net: Lan) -> None:
     """However many there are: everything is read from the kernel once, and a change is told to the one it concerns."""
 
     def within() -> tuple[int, float]:
-        from btw_vip.kernel import Kernel
-        from btw_vip.monitor import Monitor
-
-        kernel = Kernel()
-        link = kernel.link("eth0")
-        assert link is not None
+        kernel, link = Kernel(), eth0()
         resources = [vip(f"10.77.1.{number}/16") for number in range(1, 151)]
         for each in resources:
             kernel.add(link, each.address, label="", scope="global", route=False, source=False, detect=False)
@@ -178,11 +176,9 @@ def test_lost_events(net: Lan) -> None:
     """When the kernel drops events (ENOBUFS) everything is read anew and everybody is told to look."""
 
     def within(state: STATE) -> int:
-        from btw_vip import monitor
-
         monitor._ROOM = 2048
         observed = Observed(vip(V4), state)
-        kept = FakeContext(None).shared(monitor.Monitor)
+        kept = FakeContext(None).shared(Monitor)
         with kept._lock:  # the thread cannot follow
             for number in range(2, 200):
                 for verb in ("add", "del"):
@@ -197,24 +193,12 @@ def test_lost_events(net: Lan) -> None:
 def test_another_claims_it(net: Lan) -> None:
     """Somebody else's announcement is told at once and journalled with its MAC address; our own is not."""
 
-    def announce() -> None:
-        from btw_vip.kernel import Kernel
-        from btw_vip.wire import Wire
-
-        link = Kernel().link("eth0")
-        assert link is not None
-        for text in (V4, V6):
-            address = ip_address(text.split("/")[0])
-            with Wire(link, packets.ethertype(address), [address]) as wire:
-                for frame in packets.announcements(link.mac, address):
-                    wire.send(frame)
-
     def within(states: list[STATE], other: Computer) -> list[str]:
         four, six = (Observed(vip(text), state, text) for text, state in zip((V4, V6), states, strict=True))
         time.sleep(0.2)  # its sockets are opened by its thread
-        announce()
+        announce(V4, V6)
         assert not four.fired(0.3) and not six.fired(0)
-        other.call(announce)
+        other.call(announce, V4, V6)
         assert four.news() == "up" and six.news() == "up"
         return four.lines + six.lines
 
@@ -264,8 +248,6 @@ def test_a_thread_that_ends(net: Lan) -> None:
     again."""
 
     def within(state: STATE) -> None:
-        from btw_vip.monitor import Monitor
-
         observed = Observed(vip(V4), state)
         kept: Any = FakeContext(None).shared(Monitor)
         kept._apply = lambda message: 1 / 0
@@ -287,12 +269,7 @@ def test_a_frozen_herald(net: Lan) -> None:
     pid = state["herald"]["pid"]
 
     def within() -> tuple[int, int]:
-        from btw_vip.herald import STALE
-        from btw_vip.kernel import Kernel
-        from btw_vip.voice import tell
-
-        link, address = Kernel().link("eth0"), ip_address(V4.split("/")[0])
-        assert link is not None
+        link, address = eth0(), ip_address(V4.split("/")[0])
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ears:
             ears.bind(("eth0", 3))
             assert tell(state["herald"]["name"], link, address, 1)

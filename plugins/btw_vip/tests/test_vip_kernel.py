@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from vip_steps import V4, V6, Outcome, heal, looked, perform, start, status, sto
 
 from btw_core.command import proc_stat
 from btw_core.types import Verb
-from btw_vip.kernel import OURS
+from btw_vip import doing
+from btw_vip.kernel import OURS, Kernel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -40,8 +42,6 @@ def has(computer: Computer, text: str) -> bool:
 
 def flags(text: str) -> Any:
     """(flags, protocol, label) of an address here."""
-    from btw_vip.kernel import Kernel
-
     for message in Kernel()._ask("addr", "dump"):
         if f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}" == text:
             return message.get_attr("IFA_FLAGS"), message.get_attr("IFA_PROTO"), message.get_attr("IFA_LABEL")
@@ -114,8 +114,6 @@ def test_half_a_start(net: Lan) -> None:
 
 
 def killed_before_the_announcement(resource: Any) -> None:
-    from btw_vip import doing
-
     doing._proclaim = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     perform(Verb.START, resource, {})
 
@@ -196,8 +194,6 @@ def test_dadfailed_from_before(net: Lan) -> None:
 
 
 def until(word: str) -> None:
-    import time
-
     end = time.monotonic() + GENEROUS
     while word not in subprocess.run(["ip", "address"], capture_output=True, text=True, check=True).stdout:
         assert time.monotonic() < end
@@ -328,7 +324,6 @@ def test_only_root(net: Lan) -> None:
 
 
 def as_nobody(resource: Any) -> Outcome:
-    import btw_vip.doing
     import btw_vip.looking  # noqa: F401 - nobody may not be able to read the interpreter's library
 
     os.setresuid(65534, 65534, 65534)

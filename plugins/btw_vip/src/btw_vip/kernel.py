@@ -79,15 +79,6 @@ class Kernel:
         found = (link(message) for message in self._ask("link", "dump"))
         return {each.ifindex: each for each in found}
 
-    def link(self, name: str) -> Link | None:
-        """None: there is no such interface."""
-        try:
-            return next(iter(link(message) for message in self._ask("link", "get", ifname=name)), None)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
-
     def addresses(self, version: int = 0) -> list[Found]:
         """Every address, or those of IP version 4 or 6."""
         families = [socket.AF_INET if each == 4 else socket.AF_INET6 for each in (4, 6) if version in (0, each)]
