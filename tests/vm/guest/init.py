@@ -64,9 +64,9 @@ def new_root() -> None:
     mount("/dev/ubda", "/mnt", "ext4")
     for part in ("upper", "work", "root"):
         Path("/mnt", part).mkdir(exist_ok=True)
-    mount("overlay", "/mnt/root", "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work")
-    mount("/dev", "/mnt/root/dev", "", MS_MOVE)
-    os.chdir("/mnt/root")
+    mount("overlay", "/mnt/top", "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work")
+    mount("/dev", "/mnt/top/dev", "", MS_MOVE)
+    os.chdir("/mnt/top")
     mount(".", "/", "", MS_MOVE)
     os.chroot(".")
     for kind, target, options in (
