@@ -21,7 +21,7 @@ MAX_LINES = 400
 
 #: Kinds of modules of btw_core as in docs/design.md "Modules of btw-core"; all others are adapters to the system.
 KINDS = {
-    "pure": "types timing fsm lease events",
+    "pure": "types timing fsm lease events faults safety",
     "contract": "clock store ports resource hooks",
     "shell": "desk health session claim work memory controller manager",
     "node": "node",
