@@ -59,6 +59,8 @@ class Controller:
     def begin(self) -> None:
         """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
         self.memory.load()
+        if self.memory.limits is not None:
+            self.desk.at(self.memory.limits[0], ("lapse", self.name), self._lapsed)
         if self.memory.off:
             self.apply(ev.SwitchedOff(at=self.desk.now(), cause=self.memory.off))
         self._pace()
@@ -70,6 +72,11 @@ class Controller:
         gone = [debt.nonce for debt in self.claim.debts if lease.rebooted(view, debt)]
         if gone:
             self.claim.settle(gone)
+
+    def renewed(self, sent: float) -> None:
+        """The session's renewal that was sent at `sent` is committed."""
+        self.claim.renewed(sent)
+        self.memory.tell_keeper()
 
     def halt(self, asked: HaltAsked) -> None:
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
@@ -135,6 +142,7 @@ class Controller:
         for action in actions:
             self._do(action)
         self._settle_wanted()
+        self.memory.tell_keeper()
         self._rearm()
 
     def _do(self, action: Action) -> None:
@@ -146,6 +154,7 @@ class Controller:
                 self._fence()
             case ev.StartResources():
                 self.memory.begun()
+                self.memory.tell_keeper()  # before the effect
                 self.health.clear()
                 self.work.begin(
                     Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
@@ -216,6 +225,12 @@ class Controller:
         if not self.claim.held:
             self.memory.consider(record, self.situation.state)
 
+    def _lapsed(self) -> None:
+        """A former life's lease has run out, and nobody has said whose the lock is."""
+        waits = self.situation.state in (State.STANDBY, State.OFF)
+        if waits and self.memory.may_be_up:
+            self._left_behind("the lease of this node's former manager has run out")
+
     def _left_behind(self, cause: str) -> None:
         hard = self.desk.now() + self.spec.timing.stop_timeout
         self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
@@ -271,7 +286,11 @@ class Controller:
         return self.desk.now() + SOON
 
     def _may_begin(self) -> float | None:
-        return self.claim.lost_at if self.claim.believes() else None
+        """The instant before which an effect must begin: with the lock, and early enough to be cut off by H."""
+        if not self.claim.believes():
+            return None
+        limit = self.spec.timing.hard_at(self.claim.sent) - 2 * self.desk.ports.keeper.window
+        return min(self.claim.lost_at, limit) if self.desk.now() < limit else None
 
     def _heal(self) -> None:
         if self.work.busy:

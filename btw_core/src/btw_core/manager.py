@@ -136,7 +136,7 @@ class Manager:
             self._registered = True
             self._read()  # the first reading that counts need not wait for the pace
         for controller in self.controllers.values():
-            controller.claim.renewed(sent)
+            controller.renewed(sent)
 
     def _give_up(self, cause: str) -> None:
         """This manager must not go on: everything ends here, in order."""

@@ -7,6 +7,7 @@ to be stopped when the lock is another's meanwhile), and a debt in the record (t
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from . import lease
 from .claim import Claim
@@ -39,6 +40,7 @@ class Memory:
         self.off = ""
         self.ready = False  # nothing that a former life had begun runs any more
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
+        self.limits: tuple[float, float] | None = None  # lost_at and hard of what it left up
         self._operation, self._left_behind = operation, left_behind
         self._floor = -1  # as it is on disk
         self._trouble = ""  # why it could not be written the last time
@@ -55,7 +57,12 @@ class Memory:
                 self.may_be_up = saved.may_be_up
                 if saved.may_be_up:
                     self.work.state = dict(saved.state)
-                    self.work.reach = len(self.spec.resources)
+        now, said = self.desk.now(), self.desk.ports.keeper.former(self.spec.name)
+        if said is not None and said[1] < inf:
+            self.may_be_up = True  # also when the disk has lost it
+        if self.may_be_up:
+            self.work.reach = len(self.spec.resources)
+            self.limits = said or (now, now + self.spec.timing.stop_timeout)
         self.save()
 
     def save(self) -> None:
@@ -83,6 +90,16 @@ class Memory:
             self._trouble = trouble
         else:
             self._trouble = ""
+
+    def tell_keeper(self) -> None:
+        """Until when what is up here may be up. Our own lease counts, or that of the life that left it up."""
+        keeper = self.desk.ports.keeper
+        if not self.may_be_up and not self.work.reach:
+            keeper.down(self.spec.name)
+        elif self.claim.term:
+            keeper.lease(self.spec.name, self.claim.lost_at, self.spec.timing.hard_at(self.claim.sent))
+        elif self.limits is not None:
+            keeper.lease(self.spec.name, *self.limits)
 
     # ---- the former life
     def end_former(self, then: Callable[[], None]) -> None:

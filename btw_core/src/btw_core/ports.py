@@ -6,6 +6,7 @@ run to their end without blocking; everything slow is asked for through a port a
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -192,8 +193,8 @@ class Keeper(Protocol):
         ...
 
     def former(self, package: str) -> tuple[float, float] | None:
-        """What the former life of this slot in this boot said last of a package that may be up: its `lost_at` and
-        `hard`. None: it was not up, or nothing is known."""
+        """What a former life of this node in this boot said last of a package that may be up: its `lost_at` and
+        `hard`; infinite when none was told. None: nothing is known, so they may have passed."""
         ...
 
     def lease(self, package: str, lost_at: float, hard: float) -> None:
@@ -215,7 +216,7 @@ class Unkept:
         return True
 
     def former(self, package: str) -> tuple[float, float] | None:
-        return None
+        return inf, inf
 
     def lease(self, package: str, lost_at: float, hard: float) -> None:
         pass
