@@ -61,7 +61,8 @@ class Judge:
         """An operation was asked for."""
         if operation.verb not in CHANGING:
             return
-        since = life.adopted.get(operation.package)
+        held = life.manager.controllers[operation.package].claim.held  # else the answer came when it had run out
+        since = life.adopted.get(operation.package) if held else None
         if since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
             self.fail(f"{life.nonce} adopted {operation.package}, which was up, and asks for {operation.verb}")
         if operation.verb is Verb.STOP:
