@@ -52,6 +52,7 @@ class Controller:
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
         )
         self._look: tuple[int, float] | None = None  # the look that has not been answered
+        self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
         self._asking = False  # a survey or fence is under way
         self._said = ""  # the last note since the last change of state
@@ -162,6 +163,7 @@ class Controller:
             case ev.HealResources():
                 self._heal()
             case ev.StopResources():
+                self.survivors = ()
                 reach = self.work.reach if self.memory.may_be_up or self.work.reach else len(self.spec.resources)
                 order = Order(
                     verb=Verb.STOP,
@@ -321,6 +323,7 @@ class Controller:
                 self.apply(ev.StopVerified(at=now, cause=f"in {now - self.work.began:.1f} s"))
             case _:
                 self._held_up = bool(outcome.survivors) or bool(self.work.alive)
+                self.survivors = outcome.survivors
                 self.apply(ev.StopFailed(at=now, cause=outcome.cause))
 
     def _survey(self) -> None:
@@ -330,6 +333,9 @@ class Controller:
             self._asking = False
             if self.situation.state is not State.STUCK:
                 return
+            if report.survivors and not self.survivors:
+                self._say(f"still alive: {'; '.join(report.survivors)}")
+            self.survivors = report.survivors
             if not report.ok or report.survivors or self.work.alive:
                 self._held_up = True
             elif self._held_up:
@@ -390,6 +396,7 @@ class Controller:
             "lease_left": round(self.claim.lost_at - now, 2) if self.claim.held else None,
             "off": self.situation.off,
             "working_on": self.work.describe(),
+            "survivors": list(self.survivors),
             "resources": [
                 msgspec.to_builtins(self.health[r.name])
                 if r.name in self.health and self.situation.state in (*WATCHED, State.STUCK)

@@ -89,6 +89,8 @@ class Manager:
                 self.controllers[report.package].looked(report)
             case Logged():
                 self.desk.journal.write("output", package=report.package, cause=report.text, resource=report.resource)
+                for controller in self._addressed(report.package) if report.package else ():
+                    controller.work.heard(report.resource, report.text)
             case ExecutorLost():
                 self.desk.journal.write("executor_lost", cause=f"{report.what}: {report.cause}; starting another")
                 for controller in self.controllers.values():
