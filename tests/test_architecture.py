@@ -23,7 +23,7 @@ MAX_LINES = 400
 KINDS = {
     "pure": "types timing fsm lease events faults safety",
     "contract": "clock store ports resource hooks",
-    "shell": "desk health session claim work memory controller manager",
+    "shell": "desk health session claim work debts memory controller manager",
     "node": "node",
     "cli": "cli",
     "testing": "testing",
@@ -45,7 +45,7 @@ CHAIN = [
     "lease fsm",
     "desk health",
     "session claim work",
-    "memory",
+    "debts memory",
     "controller",
     "manager",
     "node",

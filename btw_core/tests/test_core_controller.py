@@ -270,3 +270,18 @@ def test_nothing_begins_that_the_watchdog_could_not_cut_off() -> None:
     case.clock.time += 10.1
     case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
     assert [each.verb for each in case.executor.operations] == [Verb.SWEEP]
+
+
+def test_frozen_while_halted_it_hears_first_what_it_owes() -> None:
+    """Halted, the store silent; frozen long past its patience: on resume it waits once more instead of leaving at once,
+    so a reading can still show a debt of ours."""
+    case = Case(FREE)
+    case.controller.halt(HaltAsked(cause="SIGTERM"))
+    for _ in range(2):
+        while case.executor.operations and case.state is not State.HALTED:
+            case.ends()
+    case.clock.time += 500  # SIGSTOP
+    case.desk.fire()
+    assert not case.controller.left
+    case.wait(30)
+    assert case.controller.left

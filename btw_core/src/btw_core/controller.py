@@ -9,6 +9,7 @@ import msgspec
 from . import events as ev
 from . import lease
 from .claim import Claim, describe
+from .debts import Debts
 from .desk import Desk
 from .events import Action, Event
 from .fsm import WATCHED, Situation, step, timers
@@ -51,10 +52,11 @@ class Controller:
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
         )
+        self.debts = Debts(desk, spec, me, self.claim, operation=self._operation, say=self._say)
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
-        self._asking = False  # a survey or fence is under way
+        self._asking = False  # a survey is under way
         self._said = ""  # the last note since the last change of state
 
     def begin(self) -> None:
@@ -70,9 +72,7 @@ class Controller:
     # ---- what the manager passes on
     def seen(self, view: View, recheck: float = 0.0) -> None:
         self.claim.seen(view, recheck)
-        gone = [debt.nonce for debt in self.claim.debts if lease.rebooted(view, debt)]
-        if gone:
-            self.claim.settle(gone)
+        self.debts.seen(view)
 
     def renewed(self, sent: float) -> None:
         """The session's renewal that was sent at `sent` is committed."""
@@ -152,7 +152,7 @@ class Controller:
             case ev.Look():
                 self._ask_look()
             case ev.Fence():
-                self._fence()
+                self.debts.pay()
             case ev.StartResources():
                 self.memory.begun()
                 self.memory.tell_keeper()  # before the effect
@@ -242,8 +242,14 @@ class Controller:
         cause = self.situation.off or self.cause
         self.claim.release(self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now())))
         if self.situation.state is State.HALTED and not self.left:
-            patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
-            self.desk.at(self.desk.now() + patience, ("leave", self.name), self._leave)
+            self._wait_to_leave()
+
+    def _wait_to_leave(self) -> None:
+        patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
+        due = self.desk.now() + patience
+        # fired much too late it was frozen, and has not heard yet what it owes to whoever took the lock
+        do = lambda: self._leave() if self.desk.now() < due + patience else self._wait_to_leave()  # noqa: E731 - short
+        self.desk.at(due, ("leave", self.name), do)
 
     def _leave(self) -> None:
         if not self.left and self.memory.may_be_up:  # halted before the store said whose it is
@@ -254,30 +260,6 @@ class Controller:
         self.left = True
         for key in ("leave", "pace"):
             self.desk.forget((key, self.name))
-
-    def _fence(self) -> None:
-        trusted = [debt for debt in self.claim.debts if lease.fences_itself(debt, self.me)]
-        if trusted:
-            who = ", ".join(f"{debt.node} (self_fence {debt.self_fence})" for debt in trusted)
-            self._say(f"former holder {who} has fenced itself: its lease is over")
-            self.claim.settle(debt.nonce for debt in trusted)
-        owing = [debt for debt in self.claim.debts if debt not in trusted]
-        if self._asking or not owing:
-            return
-        debt = owing[0]
-
-        def ended(report: OperationEnded) -> None:
-            self._asking = False
-            if report.ok:
-                self._say(f"former holder {debt.node} is down: {report.error or 'its processes are gone'}")
-                self.claim.settle([debt.nonce], self._fence)
-            else:
-                left = f" ({'; '.join(report.survivors)})" if report.survivors else ""
-                self._say(f"not started: former holder {debt.node} is not known to be down: {report.error}{left}")
-
-        self._asking = True
-        deadline = self.desk.now() + self.spec.timing.stop_timeout
-        self.desk.operate(self._operation(Verb.FENCE, deadline, target=debt), ended)
 
     # ---- operations
     def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
@@ -360,7 +342,7 @@ class Controller:
             if self.situation.gone and self._look is None:
                 self._ask_look()  # nothing is left alive: only a status that says down is missing
         elif self.situation.state is State.FENCING:
-            self._fence()
+            self.debts.pay()
 
     def _watch(self) -> None:
         """Ask for news from now on, and for the whole picture now."""
