@@ -17,6 +17,7 @@ from pathlib import Path
 
 from .clock import boottime
 from .command import describe, proc_stat
+from .containment import Cgroups
 
 #: So many processes are looked at closely, and so many open files of each are named.
 PROCESSES, FILES = 8, 4
@@ -73,6 +74,20 @@ def newest(leader: int) -> tuple[str, ...]:
         if stat is not None and stat.session == leader and stat.state not in "ZX":
             found.append((stat.start_time, pid))
     return processes(pid for _, pid in sorted(found, reverse=True)[:NEWEST])
+
+
+def operations(cgroup: str, package: str, *, everything: bool) -> tuple[str, ...]:
+    """The processes of the operations of `package` that run now; `everything`: of ended ones as well (services, what a
+    stop left). `cgroup`: see Incarnation; "" (there are none): nothing can be told. Blocks as `processes`."""
+    if not cgroup:
+        return ()
+    places = Cgroups(Path(cgroup)).members(package).values()
+    return processes(pid for pids in places if everything or any(map(_operates, pids)) for pid in pids)
+
+
+def _operates(pid: int) -> bool:
+    stat = proc_stat(pid)
+    return stat is not None and stat.name.startswith("btw-")  # as the zygote calls them
 
 
 def closely(pid: int) -> str:

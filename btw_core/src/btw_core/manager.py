@@ -110,6 +110,7 @@ class Manager:
             "cluster": self.cluster,
             "node": self.me.node,
             "pid": self.me.pid,
+            "cgroup": self.me.cgroup,
             "renewed_seconds_ago": None if sent is None else round(self.desk.now() - sent, 2),
             "store_trouble": self.store_trouble or self.session.trouble,
             "packages": [controller.summary() for controller in self.controllers.values()],
