@@ -274,8 +274,8 @@ def test_everything_wrong_in_btw_toml(node: Node) -> None:
         '3: node: found "-a", allowed: 1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit; '
         'set node = "..."',
         '4: lock: found "nothing", allowed: "scheme:rest"; such as "local:/PATH"',
-        '5: watchdog: found "/dev/watchdog", allowed: "none"; this release has no more yet; remove the line',
-        "6: self_fence: found 1, allowed: text",
+        '5: watchdog: found "/dev/watchdog", but self_fence is "none"; write self_fence = "watchdog"',
+        '6: self_fence: found 1, allowed: "none" or "stop" or "reboot" or "watchdog"',
         "7: clock_error: found 0.7, allowed: number, at least 0, less than 0.5",
         "8: scheduling_slack: found -1, allowed: seconds (must be finite and not negative)",
         "9: plugins: found 3, allowed: table",

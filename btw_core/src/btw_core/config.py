@@ -44,10 +44,13 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="store: scheme:rest; default: the embedded store, which serves one computer"),
     ] = None
-    watchdog: Annotated[str, Meta(description="watchdog device")] = "none"
     self_fence: Annotated[
-        str, Meta(description='"stop": others may trust that this node stops by itself what it lost the lock of')
+        Literal["none", "stop", "reboot", "watchdog"],
+        Meta(description="what happens to what is not down by the hard deadline, and what others may trust"),
     ] = "none"
+    watchdog: Annotated[str, Meta(description='device, for self_fence = "watchdog"')] = "none"
+    watchdog_timeout: Annotated[Seconds, Meta(description="W: its timeout; the same on every node")] = Seconds(10)
+    priority: Annotated[int, Meta(ge=0, le=99, description="real-time priority of btw itself; 0: none")] = 0
     clock_error: Annotated[
         float, Meta(ge=0, lt=0.5, description="share by which the clocks of two nodes may run apart")
     ] = 0.01
@@ -57,6 +60,11 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     plugins: Annotated[
         dict[str, dict[str, Any]], Meta(description="settings of extensions and stores: [plugins.NAME]")
     ] = {}
+
+    @property
+    def window(self) -> float:
+        """W in seconds; 0 without a watchdog."""
+        return float(self.watchdog_timeout) if self.self_fence == "watchdog" else 0.0
 
     @property
     def lock_explicit(self) -> bool:
@@ -129,10 +137,7 @@ def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig
     said = said or {}
     reader = Reader(load(file, optional=True))
     values = reader.table(NodeConfig, reader.document.data, (), dict.fromkeys(_keys(PackageTable), _IN_PACKAGE_FILE))
-    for key, allowed in (("watchdog", ("none",)), ("self_fence", ("none", "stop"))):
-        if values.get(key, "none") not in allowed:
-            text = f'found "{values[key]}", allowed: {", ".join(map(literal, allowed))}; this release has no more yet'
-            reader.problem(text, "remove the line", key)
+    _watchdog(reader, values)
     values = {"node": socket.gethostname().partition(".")[0]} | values
     for key in ("cluster", "node"):
         if key in values and key not in said and not NAME.fullmatch(values[key]):
@@ -148,6 +153,17 @@ def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig
         reader.problems.append(Problem(text=f'found "{said["lock"]}", allowed: scheme:rest', key="--lock"))
     reader.finish()
     return NodeConfig(**values | {**said, **({"lock": _lock(said["lock"], Path.cwd())} if "lock" in said else {})})
+
+
+def _watchdog(reader: Reader, values: Mapping[str, Any]) -> None:
+    """A device without self_fence would do nothing, and self_fence without a device promise nothing."""
+    device, fence = values.get("watchdog", "none"), values.get("self_fence", "none")
+    if fence == "watchdog" and not device.startswith("/"):
+        reader.problem("names no device", 'such as watchdog = "/dev/watchdog"', "watchdog")
+    elif fence != "watchdog" and device != "none":
+        reader.problem(f'found "{device}", but self_fence is "{fence}"', 'write self_fence = "watchdog"', "watchdog")
+    elif fence == "watchdog" and values.get("watchdog_timeout", 10) < 1:
+        reader.problem(f"found {values['watchdog_timeout']:g} s, allowed: at least 1 s", "", "watchdog_timeout")
 
 
 def _lock(lock: str, base: Path) -> str:
@@ -310,6 +326,7 @@ def _timing(table: PackageTable, config: NodeConfig) -> Timing:
         stop_timeout=float(table.stop_timeout),
         clock_error=config.clock_error,
         slack=float(config.scheduling_slack),
+        watchdog=config.window,
     )
 
 
