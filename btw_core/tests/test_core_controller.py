@@ -285,3 +285,23 @@ def test_frozen_while_halted_it_hears_first_what_it_owes() -> None:
     assert not case.controller.left
     case.wait(30)
     assert case.controller.left
+
+
+def test_what_keeps_it_stuck_is_told_once() -> None:
+    """Stuck: what the first survey finds alive, and on what it hangs, is a line of the journal; `status` shows what the
+    last one found, and nothing once a stop is tried again."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.halt(HaltAsked(cause="a person"))
+    case.wait(SPEC.timing.stop_timeout)
+    assert case.state is State.STUCK
+    for left in (("pid 12 (umount), state D in nfs_wait",), ("pid 12 (umount), state S in nfs_wait",)):
+        case.wait(SPEC.timing.pace)
+        survey = case.executor.operations[-1]
+        assert survey.verb is Verb.SURVEY
+        case.executor.end(survey, survivors=left)
+        assert case.controller.summary()["survivors"] == list(left)
+    told = [line["cause"] for line in case.journal.lines if "still alive" in line.get("cause", "")]
+    assert told == ["still alive: pid 12 (umount), state D in nfs_wait"]
+    case.controller.halt(HaltAsked(cause="a person"))
+    assert case.controller.summary()["survivors"] == []
