@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "unit", "sim", "system", "wheel"]
+nox.options.sessions = ["lint", "types", "unit", "sim", "system", "netns", "vm", "wheel"]
 
 PINS = "constraints.txt"
 DISTRIBUTIONS = ["btw_core", *sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))]
@@ -58,7 +58,7 @@ def unit(session: nox.Session) -> None:
     """Tests of the distributions and of what crosses them, except the slow kinds below."""
     install(session, *TEST_TOOLS)
     places = [f"{path}/tests" for path in DISTRIBUTIONS if Path(path, "tests").is_dir()]
-    others = ["--ignore=tests/sim", "--ignore=tests/system", "-m", "not wheel"]
+    others = [*(f"--ignore=tests/{slow}" for slow in ("sim", "system", "netns", "vm")), "-m", "not wheel"]
     session.run("pytest", "-n", "2", *others, *places, "tests", *session.posargs)
 
 
@@ -74,6 +74,22 @@ def system(session: nox.Session) -> None:
     """Real processes on this computer."""
     install(session, *TEST_TOOLS)
     session.run("pytest", "tests/system", *session.posargs)
+
+
+@nox.session
+def netns(session: nox.Session) -> None:
+    """Three real nodes and a real etcd in network namespaces. Needs root, and the packages that it names."""
+    install(session, *TEST_TOOLS)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "tests/netns", *session.posargs)
+
+
+@nox.session
+def vm(session: nox.Session) -> None:
+    """Booted machines (User Mode Linux); as root. Their consoles and logs are kept below .nox/vm/logs."""
+    install(session, *TEST_TOOLS)
+    logs = Path(session.virtualenv.location).resolve() / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    session.run("pytest", "-s", "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
 
 @nox.session
@@ -97,8 +113,11 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """The simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
+    """Ten minutes of random faults and twenty outages on a real etcd, then the simulation over many more seeds:
+    `nox -s nightly -- --seeds 100000`."""
     install(session, *TEST_TOOLS)
+    storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
+    session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "20000"]))
 
 

@@ -132,9 +132,9 @@ def test_unusual_order_and_timeouts_are_warnings(checker: Checker) -> None:
 def test_locks_and_extensions_that_are_not_installed(checker: Checker) -> None:
     """A missing store is an error, settings of a missing extension a warning; both name the pip line."""
     checker.package("a", POOL)
-    (checker.directory / "btw.toml").write_text('\nlock = "etcd://h:2379"\n[plugins.pager]\n')
+    (checker.directory / "btw.toml").write_text('\nlock = "consul://h:8500"\n[plugins.pager]\n')
     assert checker.problems() == [
-        f"{checker.directory}/btw.toml:2: lock: lock scheme `etcd` is not installed; pip install btw-lock-etcd",
+        f"{checker.directory}/btw.toml:2: lock: lock scheme `consul` is not installed; pip install btw-lock-consul",
         f"{checker.directory}/btw.toml:3: warning: pager: extension `pager` is not installed; pip install btw-pager",
     ]
 

@@ -173,7 +173,7 @@ frobnicate = 1
 timeout = 3
 
 [[resource]]
-type = "vip"
+type = "quorum"
 
 [[resource]]
 name = "x"
@@ -201,7 +201,7 @@ name = "x"
         "web.toml:19: frobnicate: unknown key `frobnicate`; allowed here: "
         "device, count, start, wait, name, start_timeout, stop_timeout",
         "web.toml:20: timeout: `timeout` belongs below [package]; move it there",
-        "web.toml:23: type: resource type `vip` is not installed; pip install btw-vip",
+        "web.toml:23: type: resource type `quorum` is not installed; pip install btw-quorum",
         'web.toml:25: type: `type` is missing; add type = "...", see `btw plugin list`',
         "web.toml:28: resources: unknown key `resources`; did you mean `resource`?",
     ]
@@ -285,6 +285,16 @@ def test_everything_wrong_in_btw_toml(node: Node) -> None:
         '--node: found "a/b", allowed: 1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit',
         '--lock: found "x", allowed: scheme:rest',
     ]
+
+
+def test_a_password_in_the_lock_is_refused_and_not_shown(node: Node) -> None:
+    """In btw.toml or on the command line: the message says where it belongs, and does not repeat it."""
+    node.config('lock = "etcd://me:hunter2@host:2379/btw"')
+    (problem,) = node.refused()
+    assert "btw.toml:1: lock: a user or password stands in it" in problem and "hunter2" not in problem
+    node.config("")
+    (problem,) = node.refused(lock="etcd://me:hunter2@host")
+    assert problem.startswith("--lock: a user or password") and "hunter2" not in problem
 
 
 def test_a_missing_package_lists_what_there_is(node: Node) -> None:

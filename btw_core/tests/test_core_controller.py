@@ -305,3 +305,13 @@ def test_what_keeps_it_stuck_is_told_once() -> None:
     assert told == ["still alive: pid 12 (umount), state D in nfs_wait"]
     case.controller.halt(HaltAsked(cause="a person"))
     assert case.controller.summary()["survivors"] == []
+
+
+def test_who_fenced_itself_costs_the_taker_no_pace() -> None:
+    """Taken from a silent holder that promised to stop: the debt is settled by the very next write, not a pace later."""
+    holder = msgspec.structs.replace(OTHER, machine="m2", self_fence="stop")
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=holder))
+    case.wait(SPEC.timing.lease)
+    case.read()
+    assert case.state is State.UNKNOWN and case.record().unfenced == ()
+    assert [line["state"] for line in case.journal.lines if line["event"] == "transition"] == ["fencing", "unknown"]

@@ -127,14 +127,14 @@ def test_one_module_serves_several_names(site: Site) -> None:
 def test_missing_plugins_name_the_pip_line(site: Site) -> None:
     """What is not installed names the distribution that gives it; what is misspelt the name that was meant."""
     site.install_type("zpool")
-    assert refused("vip") == "resource type `vip` is not installed; pip install btw-vip"
-    assert refused("scsi_pr").endswith("pip install btw-scsi-pr")
+    assert refused("quorum") == "resource type `quorum` is not installed; pip install btw-quorum"
+    assert refused("quorum_disk").endswith("pip install btw-quorum-disk")
     assert refused("zpol").endswith("did you mean `zpool`?")
-    with pytest.raises(ConfigError, match="lock scheme `etcd` is not installed; pip install btw-lock-etcd"):
-        open_store("etcd://127.0.0.1:2379", {})
+    with pytest.raises(ConfigError, match="lock scheme `consul` is not installed; pip install btw-lock-consul"):
+        open_store("consul://127.0.0.1:8500", {})
     with pytest.raises(ConfigError) as caught:
-        load(["vip", "zpool", "fs"])
-    assert [problem.remedy for problem in caught.value.problems] == ["pip install btw-vip", "pip install btw-fs"]
+        load(["quorum", "zpool", "backup"])
+    assert [problem.remedy for problem in caught.value.problems] == ["pip install btw-quorum", "pip install btw-backup"]
 
 
 def test_two_distributions_of_one_name_are_refused(site: Site) -> None:

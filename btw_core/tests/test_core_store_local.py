@@ -1,4 +1,5 @@
-"""The embedded store: compare-and-swap, one file at a time, bad places, full disks."""
+"""The embedded store: other processes, one file at a time, bad places, full disks. That it keeps the contract of
+stores is in test_core_store_contract.py."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_core.store import Conflict, Record, Store, StoreUnavailable
+from btw_core.store import Record, Store, StoreUnavailable
 from btw_core.store_guard import file_system
 from btw_core.store_local import RESERVE, SCHEMA, LocalStore, btw_stores
 
@@ -110,53 +111,7 @@ def count(store, times):
             times -= 1
 """
 
-# ---- the contract -----------------------------------------------------------------------------------------------
-
-
-def test_a_put_needs_the_revision_it_read(place: Place) -> None:
-    """Absent, right and wrong expectations: written, written, Conflict; and a Conflict writes nothing."""
-    store = place.open()
-    assert isinstance(store, Store)
-    assert store.get("packages/a", deadline=SLOW) is None
-    first = put(store, "packages/a", b"1")
-    assert store.put("packages/a", b"x", expected=None, deadline=SLOW) == Conflict()
-    assert store.put("packages/a", b"x", expected=first + 1, deadline=SLOW) == Conflict()
-    assert store.put("packages/b", b"x", expected=first, deadline=SLOW) == Conflict()
-    second = put(store, "packages/a", b"2", first)
-    assert store.list("", deadline=SLOW) == [Record("packages/a", b"2", second)]
-
-
-def test_revisions_grow_over_the_whole_store_and_over_reopening(place: Place) -> None:
-    """Each put gets the next number, whatever its key, also after the file was closed."""
-    store = place.open()
-    numbers = [put(store, "a", b""), put(store, "b", b""), put(store, "a", b"", 1)]
-    store.close()
-    numbers.append(put(place.open(), "c", b""))
-    assert numbers == [1, 2, 3, 4]
-
-
-def test_list_takes_a_prefix_literally(place: Place) -> None:
-    """Wildcards of SQL mean nothing, the range ends where the prefix ends, order is by key."""
-    store = place.open()
-    for key in ("sessions/b/x", "sessions/a%/x", "sessions/a%/\U0010fffd", "sessionsx", "packages/a"):
-        put(store, key, b"")
-    assert [r.key for r in store.list("sessions/a%/", deadline=SLOW)] == ["sessions/a%/x", "sessions/a%/\U0010fffd"]
-    assert [r.key for r in store.list("sessions/", deadline=SLOW)][-1] == "sessions/b/x"
-    assert len(store.list("", deadline=SLOW)) == 5
-
-
-def test_threads_lose_no_increment(place: Place) -> None:
-    """Four threads that count by compare-and-swap on one store, and two on another, come to the full sum."""
-    one, two = place.open(), place.open()
-    put(one, "packages/n", b"0")
-    scope: dict[str, Callable[[Store, int], None]] = {}
-    exec(COUNT, scope)
-    threads = [threading.Thread(target=scope["count"], args=(s, 25)) for s in (one, one, one, one, two, two)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(SLOW)
-    assert one.get("packages/n", deadline=SLOW) == Record("packages/n", b"150", 151)
+# ---- other processes -----------------------------------------------------------------------------------------------
 
 
 def test_processes_lose_no_increment(place: Place) -> None:
@@ -171,31 +126,6 @@ def test_processes_lose_no_increment(place: Place) -> None:
     ):
         assert [line(process) for process in (a, b, c)] == ["done"] * 3
     assert store.get("packages/n", deadline=SLOW) == Record("packages/n", b"120", 121)
-
-
-def test_list_shows_one_instant(place: Place) -> None:
-    """While a is always written before b, no list shows b ahead of a, or more than one behind."""
-    writer, reader = place.open(), place.open()
-    a, b = put(writer, "z/a", b"0"), put(writer, "z/b", b"0")
-
-    def write() -> None:
-        nonlocal a, b
-        n = 0
-        while len(seen) < 5 and time.monotonic() < until:
-            n += 1
-            a = put(writer, "z/a", b"%d" % n, a)
-            b = put(writer, "z/b", b"%d" % n, b)
-
-    seen: set[int] = set()
-    until = time.monotonic() + SLOW
-    thread = threading.Thread(target=write)
-    thread.start()
-    while thread.is_alive():
-        values = [int(record.value) for record in reader.list("z/", deadline=SLOW)]
-        assert values[0] - values[1] in (0, 1)
-        seen.add(values[0])
-    thread.join(SLOW)
-    assert len(seen) >= 5
 
 
 def test_a_watch_has_no_gaps(place: Place) -> None:
@@ -216,19 +146,6 @@ def test_a_watch_has_no_gaps(place: Place) -> None:
             seen += next(watch)
     assert [record.key for record in seen] == [f"w/{n}" for n in range(120)]
     assert [record.revision for record in seen] == list(range(3, 123))
-
-
-def test_an_idle_watch_yields_and_ends_with_its_store(place: Place) -> None:
-    """Nothing new: an empty list comes all the same; after close the watch raises, and close may be repeated."""
-    store = place.open()
-    with closing(Watch(store.watch("", 0))) as watch:
-        assert next(watch) == []
-        store.close()
-        with pytest.raises(StoreUnavailable, match="closed"):
-            next(watch)
-    store.close()
-    with pytest.raises(StoreUnavailable, match="closed"):
-        store.get("a", deadline=1)
 
 
 # ---- others in the way ------------------------------------------------------------------------------------------

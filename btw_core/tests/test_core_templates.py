@@ -122,8 +122,8 @@ def test_new_never_overwrites(site: Site, tmp_path: Path) -> None:
         done = run(new, name, "-m", "pool", "--dir", str(tmp_path))
         assert (done.exit_code, said in done.stderr) == (78, True), done.output
     assert {each.name: each.read_text() for each in packages.iterdir()} == {"a.toml": "mine", "b": "mine"}
-    done = run(new, "c", "-m", "vip", "--dir", str(tmp_path))
-    assert (done.exit_code, "pip install btw-vip" in done.stderr) == (78, True)
+    done = run(new, "c", "-m", "quorum", "--dir", str(tmp_path))
+    assert (done.exit_code, "pip install btw-quorum" in done.stderr) == (78, True)
 
 
 def test_plugin_show_explains_the_parameters(site: Site) -> None:

@@ -220,6 +220,7 @@ class Claim:
         taking, self._taking = self._taking, None
         if answer.revision is not None:
             self._trouble = ""
+            self.revision, self.record = answer.revision, record  # what `acquired` may want to change at once
             if taking is not None:
                 self._took(*taking)
             self._learn(answer.revision, record)

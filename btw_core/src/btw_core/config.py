@@ -30,6 +30,7 @@ _Type = type[Resource]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,38}")
 NAME_RULE = "1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit"
 _LOCK = re.compile(r"[a-z][a-z0-9_-]*:.+")
+_SECRET = re.compile(r"//[^/]*@")
 _TIMES = ("stop_timeout", "start_timeout", "timeout", "pace")
 _IN_PACKAGE_FILE = "below [package] in a package file"
 _IGNORED = re.compile(r"\..*|README.*|.*~|.*\.swp|#.*#")
@@ -145,11 +146,17 @@ def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig
             reader.problem(f'found "{values[key]}"{where}, allowed: {NAME_RULE}', f'set {key} = "..."', key)
     if "lock" in values:
         values["lock"] = _lock(values["lock"], file.parent)
-        if "lock" not in said and not _LOCK.fullmatch(values["lock"]):
+        if "lock" not in said and _SECRET.search(values["lock"]):
+            text = "a user or password stands in it, where logs show it (not shown here)"
+            reader.problem(text, "write them below [plugins.SCHEME], and change this password", "lock")
+        elif "lock" not in said and not _LOCK.fullmatch(values["lock"]):
             reader.problem(f'found "{values["lock"]}", allowed: "scheme:rest"', 'such as "local:/PATH"', "lock")
     if "node" in said and not NAME.fullmatch(said["node"]):
         reader.problems.append(Problem(text=f'found "{said["node"]}", allowed: {NAME_RULE}', key="--node"))
-    if "lock" in said and not _LOCK.fullmatch(said["lock"]):
+    if "lock" in said and _SECRET.search(said["lock"]):
+        text = "a user or password stands in it, where `ps` shows it: write them below [plugins.SCHEME] of btw.toml"
+        reader.problems.append(Problem(text=text, remedy="change this password", key="--lock"))
+    elif "lock" in said and not _LOCK.fullmatch(said["lock"]):
         reader.problems.append(Problem(text=f'found "{said["lock"]}", allowed: scheme:rest', key="--lock"))
     reader.finish()
     return NodeConfig(**values | {**said, **({"lock": _lock(said["lock"], Path.cwd())} if "lock" in said else {})})

@@ -206,7 +206,10 @@ class Manager:
     def _no_cluster(self, view: View) -> None:
         if not self.creates:
             if view.packages or view.sessions or self._seen_cluster:
-                self._trouble("the cluster record is gone: part of the store was lost")
+                self._trouble(
+                    "the cluster record is gone: part of the store was lost; nobody takes over without it: restore the"
+                    " store, or wait for the longest lease (`btw check`), then `btw init`"
+                )
             elif not self.failure:
                 self._give_up("there is no cluster in this store; create it once, with `btw init`")
             return

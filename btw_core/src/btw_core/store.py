@@ -3,6 +3,7 @@
 A store keeps small byte values under slash-separated keys. Every successful `put` makes a new revision, a positive
 integer that grows over the whole store. All calls block for at most `deadline` seconds and raise `StoreUnavailable`
 when the answer is "cannot tell": after that the write may or may not have happened, and may still happen later.
+`btw_core.testing.StoreContract` and `LeaseContract` try all of this on a store of yours.
 """
 
 from __future__ import annotations

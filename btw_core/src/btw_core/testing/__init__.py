@@ -1,7 +1,29 @@
-"""What the authors of plugins need for their tests."""
+"""What the authors of plugins need for their tests: `FakeContext` for resource types, `StoreContract`,
+`OutageContract` and `LeaseContract` for stores. The contracts need pytest: `pip install btw-core[testing]`."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .context import FakeContext
 
-__all__ = ["FakeContext"]
+if TYPE_CHECKING:
+    from .lease_contract import LeaseContract
+    from .outage_contract import OutageContract
+    from .store_contract import StoreContract
+
+__all__ = ["FakeContext", "LeaseContract", "OutageContract", "StoreContract"]
+
+_CONTRACTS = {
+    "LeaseContract": "lease_contract",
+    "OutageContract": "outage_contract",
+    "StoreContract": "store_contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The contracts are loaded when they are asked for: nothing else needs pytest."""
+    if name not in _CONTRACTS:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f".{_CONTRACTS[name]}", __name__), name)

@@ -214,8 +214,8 @@ class Judge:
                 continue  # an older life of this node is owed for it, and nobody starts before that is settled
             adopted = new.term == old.term and new.holder is not None and new.holder.nonce != nonce
             if adopted and old.holder is not None and old.holder.nonce == nonce:
-                saved = writer.saved(name)
-                if not life.alive and saved is not None and saved.incarnation.nonce == nonce:
+                # what it remembered when it began: its disk may be lost since
+                if not life.alive and writer.remembered.get(name) == nonce:
                     self._adopts(writer, name, new)
                     continue
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")

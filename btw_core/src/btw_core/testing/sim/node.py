@@ -180,6 +180,7 @@ class Life:
         self.acquired: dict[str, float] = {}  # truth: committed acquisitions
         self.belief: dict[str, tuple[int, float, bool]] = {}  # term, sent, lost
         self.adopted: dict[str, float] = {}
+        self.remembered = {name: saved.incarnation.nonce for name, saved in node.state.files.items()}
         self._armed = float("inf")
         self.me = Incarnation(
             node=node.name,

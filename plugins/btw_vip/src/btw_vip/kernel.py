@@ -1,0 +1,196 @@
+"""The kernel's addresses, links and routes through rtnetlink(7). Importing this takes the time of pyroute2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any, NamedTuple
+
+from pyroute2.iproute.linux import IPRoute  # type: ignore[import-untyped]
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+from .address import IP, Address, Network
+
+#: IFA_PROTO of our addresses (kernel 5.18 and later) and RTA_PROTOCOL of our routes.
+OURS = 66
+#: End of the label of our IPv4 addresses where the kernel has no IFA_PROTO.
+LABEL = ":btw"
+#: Longest label: IFNAMSIZ less its end.
+LONGEST = 15
+
+DADFAILED, TENTATIVE, PERMANENT = 0x08, 0x40, 0x80  # linux/if_addr.h
+_NODAD, _NOPREFIXROUTE = 0x02, 0x200
+_UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40  # netdevice(7)
+_MAIN, _UNICAST = 254, 1  # linux/rtnetlink.h
+_FOREVER = 0xFFFFFFFF
+SCOPES = {"global": 0, "link": 253, "host": 254}
+
+
+class Link(NamedTuple):
+    """A network interface. `carrier`: it is up and the other end is there (netdevice(7): IFF_RUNNING)."""
+
+    ifindex: int
+    name: str
+    mac: bytes
+    carrier: bool
+    loopback: bool = False
+
+
+class Found(NamedTuple):
+    """An address that the kernel has."""
+
+    ip: IP
+    prefix: int
+    ifindex: int  # of its link
+    flags: int = 0
+    ours: bool = False  # marked by this plugin
+
+    def is_(self, address: Address, link: Link) -> bool:
+        return (self.ip, self.prefix, self.ifindex) == (address.ip, address.prefix, link.ifindex)
+
+
+class Route(NamedTuple):
+    """A route of the main table to a network. `gateway`: it is not connected."""
+
+    network: Network
+    ifindex: int
+    metric: int = 0
+    gateway: bool = False
+
+
+class Kernel:
+    """Requests, answered at once. Raises OSError with the kernel's reason. May be used by several threads."""
+
+    def __init__(self) -> None:
+        self._requests = IPRoute(groups=0)
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._requests.close()
+
+    def links(self) -> dict[int, Link]:
+        """Every link, by index."""
+        found = (link(message) for message in self._ask("link", "dump"))
+        return {each.ifindex: each for each in found}
+
+    def link(self, name: str) -> Link | None:
+        """None: there is no such interface."""
+        try:
+            return next(iter(link(message) for message in self._ask("link", "get", ifname=name)), None)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+
+    def addresses(self, version: int = 0) -> list[Found]:
+        """Every address, or those of IP version 4 or 6."""
+        families = [socket.AF_INET if each == 4 else socket.AF_INET6 for each in (4, 6) if version in (0, each)]
+        return [address(message) for family in families for message in self._ask("addr", "dump", family=family)]
+
+    def find(self, ip: IP) -> list[Found]:
+        """Where this node has it."""
+        return [each for each in self.addresses(ip.version) if each.ip == ip]
+
+    def routes(self, version: int) -> list[Route]:
+        """The main table's routes to networks, the default route left out."""
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        messages = self._ask("route", "dump", family=family, table=_MAIN, type=_UNICAST)
+        return [route(each) for each in messages if each.get_attr("RTA_DST") and each.get_attr("RTA_OIF")]
+
+    def add(
+        self, link: Link, wanted: Address, *, label: str, scope: str, route: bool, source: bool, detect: bool
+    ) -> None:
+        """Put the address on the link, marked as ours; over one that is there it puts the mark. `route`: with a route
+        to its network; `source`: IPv6 may choose it for what this node sends; `detect`: the kernel looks for others."""
+        values: dict[str, Any] = {"index": link.ifindex, "address": str(wanted.ip), "prefixlen": wanted.prefix}
+        values |= {"proto": OURS, "flags": (0 if route else _NOPREFIXROUTE) | (0 if detect else _NODAD)}
+        if isinstance(wanted.ip, IPv4Address):
+            values |= {"scope": SCOPES[scope]}
+            if label:
+                values["label"] = label
+        else:
+            values |= {"preferred": _FOREVER if source else 0, "valid": _FOREVER}
+        self._ask("addr", "replace", **values)
+
+    def remove(self, found: Found) -> None:
+        """May be repeated: what is not there is no error."""
+        values = {"index": found.ifindex, "address": str(found.ip), "prefixlen": found.prefix}
+        self._quietly((errno.EADDRNOTAVAIL, errno.ENODEV), "addr", "del", **values)
+
+    def add_route(self, link: Link, network: Network, gateway: IP | None, source: IP) -> None:
+        """Over one that is there."""
+        self._ask("route", "replace", **_route(link, network, gateway), prefsrc=str(source))
+
+    def remove_route(self, link: Link, network: Network, gateway: IP | None) -> None:
+        """May be repeated: what is not there is no error."""
+        self._quietly((errno.ESRCH, errno.ENODEV, errno.ENETDOWN), "route", "del", **_route(link, network, gateway))
+
+    def _quietly(self, codes: Iterable[int], *what: str, **values: Any) -> None:
+        try:
+            self._ask(*what, **values)
+        except OSError as error:
+            if error.errno is None or error.errno not in codes:
+                raise
+
+    def _ask(self, kind: str, command: str, **values: Any) -> list[Any]:
+        with self._lock:
+            try:
+                return list(getattr(self._requests, kind)(command, **values) or ())
+            except NetlinkError as error:
+                raise OSError(error.code, os.strerror(error.code)) from error
+
+
+def warm_up() -> None:
+    """What pyroute2 makes at first use it makes now: some ms that each fork then has not to spend. Raises OSError."""
+    kernel = Kernel()
+    try:
+        kernel.links()
+        kernel.addresses()
+        kernel.routes(4)
+    finally:
+        kernel.close()
+
+
+def link(message: Any) -> Link:
+    """An RTM_NEWLINK or RTM_DELLINK."""
+    flags = message["flags"]
+    mac = message.get_attr("IFLA_ADDRESS") or ""
+    return Link(
+        ifindex=message["index"],
+        name=message.get_attr("IFLA_IFNAME") or "",
+        mac=bytes.fromhex(mac.replace(":", "")),
+        carrier=flags & _UP != 0 and flags & _RUNNING != 0,
+        loopback=flags & _LOOPBACK != 0,
+    )
+
+
+def address(message: Any) -> Found:
+    """An RTM_NEWADDR or RTM_DELADDR."""
+    flags = message.get_attr("IFA_FLAGS")
+    label = message.get_attr("IFA_LABEL") or ""
+    return Found(
+        ip=ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")),
+        prefix=message["prefixlen"],
+        ifindex=message["index"],
+        flags=message["flags"] if flags is None else flags,
+        ours=message.get_attr("IFA_PROTO") == OURS or label.endswith(LABEL),
+    )
+
+
+def route(message: Any) -> Route:
+    """An RTM_NEWROUTE with a destination and an interface."""
+    return Route(
+        network=ip_network(f"{message.get_attr('RTA_DST')}/{message['dst_len']}"),
+        ifindex=message.get_attr("RTA_OIF"),
+        metric=message.get_attr("RTA_PRIORITY") or 0,
+        gateway=bool(message.get_attr("RTA_GATEWAY") or message.get_attr("RTA_VIA")),
+    )
+
+
+def _route(link: Link, network: Network, gateway: IP | None) -> Mapping[str, Any]:
+    values: dict[str, Any] = {"dst": str(network), "oif": link.ifindex, "proto": OURS}
+    return values | ({"gateway": str(gateway)} if gateway else {})

@@ -1,0 +1,267 @@
+"""Whole nodes: `btw run` in two namespaces on one lock, a client that pings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_vip_lan import cached, ping
+from vip_lan import GENEROUS, Computer, lan
+from vip_steps import V4, V6
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+BOTH = {V4, V6}
+PACKAGE = """
+[package]
+pace = 0.5
+timeout = 4
+start_timeout = 20
+stop_timeout = 20
+
+[[resource]]
+type = "vip"
+name = "four"
+address = "10.77.0.100/24"
+{more}
+
+[[resource]]
+type = "vip"
+name = "six"
+address = "fd77::100/64"
+{more}
+"""
+
+
+class Node:
+    """`btw run web` on one computer."""
+
+    def __init__(self, computer: Computer, name: str, directory: Path) -> None:
+        self.computer, self.name, self.directory = computer, name, directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        with (self.directory / f"{self.name}.out").open("ab") as output:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self.computer.name, *self._btw("run")],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """Halt the package here; the manager ends."""
+        subprocess.run(self._btw("stop"), check=True, capture_output=True, timeout=GENEROUS)
+        self.end()
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(GENEROUS)
+
+    def has(self) -> set[str]:
+        """Which of the addresses it has."""
+        shown = self.computer.addresses()
+        return {text for text in BOTH if f" {text} " in shown}
+
+    def journal(self) -> list[dict[str, Any]]:
+        file = self.directory / "state" / self.name / "journal.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def said(self, text: str) -> bool:
+        return any(text in line.get("cause", "") for line in self.journal())
+
+    def state(self) -> str:
+        return next((str(line["state"]) for line in reversed(self.journal()) if line.get("state")), "")
+
+    def _btw(self, verb: str) -> list[str]:
+        program = [str(Path(sys.executable).with_name("btw"))]
+        return [*program, verb, "web", "--dir", str(self.directory), "--node", self.name]
+
+
+class Pair:
+    def __init__(self, net: dict[str, Computer], directory: Path) -> None:
+        self.net = net
+        self.a, self.b = (Node(net[name], name, directory) for name in "ab")
+        self.client = net["client"]
+
+    def both(self, node: Node) -> Callable[[], bool]:
+        return lambda: node.has() == BOTH
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
+    """`make(more)` begins: node a has the addresses, node b stands by."""
+    pairs: list[Pair] = []
+    with lan("a", "b", "client") as net:
+        for number, name in enumerate(("a", "b", "client"), 1):
+            net[name].ip("address", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            net[name].ip("address", "add", f"fd77::{number}/64", "dev", "eth0", "nodad")
+
+        def begin(more: str = "") -> Pair:
+            (tmp_path / "packages").mkdir()
+            (tmp_path / "btw.toml").write_text(f'cluster = "test"\nlock = "local:{tmp_path}/lock.db"\n')
+            (tmp_path / "packages" / "web.toml").write_text(PACKAGE.format(more=more))
+            pair = Pair(net, tmp_path)
+            pairs.append(pair)
+            pair.a.run()
+            wait(pair.both(pair.a), "a has both", pair)
+            wait(lambda: pair.a.state() == "running", "a runs", pair)
+            pair.b.run()
+            wait(lambda: pair.b.said("managing web"), "b stands by", pair)
+            return pair
+
+        try:
+            yield begin
+        finally:
+            for pair in pairs:
+                for node in (pair.a, pair.b):
+                    if node.process is not None:
+                        node.end(signal.SIGKILL)
+
+
+def wait(condition: Callable[[], bool], what: str, pair: Pair) -> None:
+    end = time.monotonic() + GENEROUS
+    while not condition():
+        if time.monotonic() > end:
+            said = {
+                node.name: [f"{x.get('state', '')} {x['cause']}" for x in node.journal()] for node in (pair.a, pair.b)
+            }
+            raise AssertionError(f"did not happen: {what}; {json.dumps(said, indent=1)}")
+        time.sleep(0.01)
+
+
+def longest(answers: list[float]) -> float:
+    return max(later - earlier for earlier, later in pairwise(answers))
+
+
+def test_a_planned_move(make: Callable[..., Pair]) -> None:
+    """`btw stop` on one node: the other has both addresses at once, and clients go there."""
+    pair = make()
+    pings = [pair.client.start(ping, text, 6.0) for text in (V4, V6)]
+    time.sleep(1.0)
+    pair.a.stop()
+    wait(pair.both(pair.b), "b has both", pair)
+    assert pair.a.has() == set()
+    for text in BOTH:
+        wait(lambda text=text: cached(pair.client, text) == pair.net["b"].mac, "the cache follows", pair)  # type: ignore[misc]
+    gaps = [longest(job.result()) for job in pings]
+    print("planned move, longest gaps:", ", ".join(f"{1000 * gap:.0f} ms" for gap in gaps))
+    assert max(gaps) < 4.0
+
+
+def test_deleted_by_hand(make: Callable[..., Pair]) -> None:
+    """Put back by the same node, counted in the journal, without another start."""
+    pair = make()
+    pings = pair.client.start(ping, V4, 3.0)
+    time.sleep(1.0)
+    pair.net["a"].ip("address", "del", V4, "dev", "eth0")
+    wait(lambda: pair.a.said("put back, 1 of 5 in a minute"), "healed", pair)
+    wait(lambda: pair.a.state() == "running", "healthy again", pair)
+    assert pair.a.has() == BOTH
+    assert sum(line.get("state") == "starting" for line in pair.a.journal()) == 1
+    print(f"deleted: {1000 * longest(pings.result()):.0f} ms")
+
+
+def test_deleted_in_a_loop(make: Callable[..., Pair]) -> None:
+    """Who deletes it again and again makes the package fail here, with the count, and move."""
+    pair = make("heals = 3")
+    for number in range(1, 5):
+        wait(lambda: V4 in pair.a.has(), "there", pair)
+        pair.net["a"].ip("address", "del", V4, "dev", "eth0")
+        if number < 4:
+            wait(lambda number=number: pair.a.said(f"put back, {number} of 3"), f"heal {number}", pair)  # type: ignore[misc]
+    wait(pair.both(pair.b), "b has both", pair)
+    assert pair.a.said("deleted 4 times within a minute, heals = 3")
+    assert pair.a.has() == set()
+
+
+@pytest.mark.parametrize("fault", ["cable", "down", "deleted"])
+def test_the_interface_fails(make: Callable[..., Pair], fault: str) -> None:
+    """Its cable, set down, deleted: the other node has both addresses soon; nobody waits for `timeout`."""
+    pair = make('interface = "eth0"')
+    begun = time.monotonic()
+    if fault == "cable":
+        pair.net["switch"].ip("link", "set", "to-a", "down")
+    elif fault == "down":
+        pair.net["a"].ip("link", "set", "eth0", "down")
+    else:
+        pair.net["a"].ip("link", "del", "eth0")
+    wait(pair.both(pair.b), "b has both", pair)
+    print(f"{fault}: {time.monotonic() - begun:.2f} s")
+    assert pair.a.has() == set()
+
+
+def test_carrier_loss_degraded(make: Callable[..., Pair]) -> None:
+    """on_carrier_loss = degraded: it stays for a while, and is healthy when the cable is back."""
+    pair = make('on_carrier_loss = "degraded"')
+    pair.net["switch"].ip("link", "set", "to-a", "down")
+    wait(lambda: pair.a.state() == "degraded", "degraded", pair)
+    assert pair.a.has() == BOTH
+    pair.net["switch"].ip("link", "set", "to-a", "up")
+    wait(lambda: pair.a.state() == "running", "healthy again", pair)
+    assert pair.b.has() == set()
+
+
+def test_the_manager_is_killed(make: Callable[..., Pair]) -> None:
+    """Another one of the node goes on where it was: no outage, and never two."""
+    pair = make()
+    assert pair.a.process is not None
+    pair.b.stop()
+    pings = pair.client.start(ping, V4, 4.0)
+    time.sleep(0.5)
+    pair.a.end(signal.SIGKILL)
+    pair.a.run()
+    wait(lambda: pair.a.said("already up"), "adopted", pair)
+    assert longest(pings.result()) < 0.5
+    assert pair.a.has() == BOTH
+    assert len(pair.net["a"].processes()) > 2  # its heralds among them
+    pair.a.stop()
+    assert pair.a.has() == set()
+    assert pair.net["a"].processes() == []
+
+
+def test_a_stranger_has_it(make: Callable[..., Pair]) -> None:
+    """A machine that took the address while it was nowhere: refused, with its MAC address in the journal."""
+    pair = make()
+    pair.a.stop()
+    wait(pair.both(pair.b), "b has both", pair)
+    pair.b.stop()
+    pair.client.ip("address", "add", V4, "dev", "eth0")
+    pair.a.run()
+    wait(lambda: pair.a.said(f"{pair.client.mac} on eth0 has it"), "refused", pair)
+    assert pair.a.has() == set()
+
+
+def test_somebody_else_announces_it(make: Callable[..., Pair]) -> None:
+    """It is journalled with the MAC address, and defended: clients come back."""
+    pair = make()
+    pair.client.call(ping, V4, 0.5)
+    time.sleep(2.0)
+    pair.net["b"].call(announce, V4)
+    wait(lambda: pair.a.said(f"{pair.net['b'].mac} on eth0 claims it as well"), "journalled", pair)
+    wait(lambda: cached(pair.client, V4) == pair.net["a"].mac, "defended", pair)
+
+
+def announce(text: str) -> None:
+    from ipaddress import ip_address
+
+    from btw_vip import packets
+    from btw_vip.kernel import Kernel
+    from btw_vip.wire import Wire
+
+    link, ip = Kernel().link("eth0"), ip_address(text.split("/")[0])
+    assert link is not None
+    with Wire(link, packets.ethertype(ip), [ip]) as wire:
+        for frame in packets.announcements(link.mac, ip):
+            wire.send(frame)
