@@ -3,6 +3,8 @@
 Command line: time of `btw --help` and `btw status` against `python -c "import asyncio"`, and what `btw --help` imports.
 Running: processor time and memory of one `btw run` with 1, 30 and 150 packages of six `flag` resources, against a POSIX
 shell per package that makes the same six checks and sleeps for the pace, as back-to-work did.
+On etcd: 150 packages with the lock on three members against the embedded lock, and how long the lock's requests take
+against a bare write. Needs root and etcd; left out, with a word about it, where they are missing.
 Exit code 1 when one of the three aims is missed. docs/benchmarks.md has figures and says what they mean.
 """
 
@@ -12,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -19,10 +22,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from bench_etcd import etcd_lab, table
 
 from btw_core.store_guard import Guard, default_runtime
 
@@ -129,9 +134,21 @@ def flags(directory: Path, package: str) -> list[Path]:
     return [directory / "flags" / f"{package}-{number}" for number in range(RESOURCES)]
 
 
+def as_it_is(*words: str) -> list[str]:
+    return [*words]
+
+
 @contextmanager
-def running(directory: Path, packages: int, pace: float, resources: int = RESOURCES) -> Iterator[Run]:
-    """`btw run` of that many packages, in steady state. Raises RuntimeError with what it said."""
+def running(
+    directory: Path,
+    packages: int,
+    pace: float,
+    resources: int = RESOURCES,
+    lock: str = "",
+    where: Callable[..., list[str]] = as_it_is,
+) -> Iterator[Run]:
+    """`btw run` of that many packages, in steady state. `where` makes a command line run on another host. Raises
+    RuntimeError with what it said."""
     names = [f"p{number:03}" for number in range(packages)]
     for name in ("packages", "flags"):
         (directory / name).mkdir()
@@ -141,10 +158,14 @@ def running(directory: Path, packages: int, pace: float, resources: int = RESOUR
                    for number, path in enumerate(flags(directory, name)[:resources])]
         (directory / "packages" / f"{name}.toml").write_text("\n".join(tables))
     output = directory / "output"
+    options = ["--dir", str(directory), "--node", NODE]
+    if lock:
+        options += ["--lock", lock]
+        subprocess.run(where(BTW, "init", *options), env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     begin = time.monotonic()
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [BTW, "run", *names, "--dir", str(directory), "--node", NODE],
+            where(BTW, "run", *names, *options),
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=ENVIRONMENT,
         )
     try:
@@ -299,12 +320,47 @@ def steady(packages: int, pace: float, seconds: float) -> str:
         return row(packages, pace, cost_of_btw(run, packages, pace, seconds), theirs, run.seconds)
 
 
+# ---- the lock on etcd -----------------------------------------------------------------------------------------------
+def on_etcd(packages: int, pace: float, seconds: float, requests: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(Path(place), packages, pace) as run:
+        embedded = shares(run, packages, pace, seconds)
+    with etcd_lab() as (lock, members, where):
+        words = where(sys.executable, str(Path(__file__).with_name("bench_etcd.py")), lock, str(requests))
+        done = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}:\n{done.stderr}")
+        print(f"\nThe lock's requests on three members of etcd on this computer, {requests} of each")
+        print(table(json.loads(done.stdout)), flush=True)
+        with (
+            tempfile.TemporaryDirectory(prefix="btw-bench-") as place,
+            running(Path(place), packages, pace, lock=lock, where=where) as run,
+        ):
+            before = used(set(members))
+            begin = time.monotonic()
+            distributed = shares(run, packages, pace, seconds)
+            serving = (used(set(members)) - before) / (time.monotonic() - begin)
+    print(f"\nSteady state, {packages} packages of {RESOURCES} flags, pace {pace:g} s: CPU in % of one core")
+    print("              embedded lock       etcd   ratio")
+    for name in ("manager", "all of btw"):
+        one, other = embedded[name], distributed[name]
+        print(f"  {name:12}{one * 100:12.2f} %{other * 100:10.2f} %{other / one:8.2f}")
+    print(f"  the three members of etcd{serving * 100:9.2f} %", flush=True)
+
+
+def shares(run: Run, packages: int, pace: float, seconds: float) -> dict[str, float]:
+    """Processor time of the manager alone, and of all its processes, as shares of one core."""
+    first, begin = used({run.process.pid}), time.monotonic()
+    cost = cost_of_btw(run, packages, pace, seconds)
+    return {"manager": (used({run.process.pid}) - first) / (time.monotonic() - begin), "all of btw": cost.share}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=21, help="of each command (21)")
     parser.add_argument("--seconds", type=float, default=24.0, help="of each steady state (24)")
     parser.add_argument("--packages", type=int, nargs="*", default=[1, 30, 150], help="(1 30 150)")
     parser.add_argument("--paces", type=float, nargs="*", default=[1.0, 4.0], help="seconds (1 4)")
+    parser.add_argument("--etcd", type=int, nargs=2, default=[150, 1000], help="packages, requests (150 1000)")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, Linux {os.uname().release}, load of others:",
@@ -316,6 +372,10 @@ def main() -> int:
     for packages in given.packages:
         for pace in given.paces:
             print(steady(packages, pace, given.seconds), flush=True)
+    if os.geteuid() == 0 and shutil.which("etcd") and shutil.which("etcdctl"):
+        on_etcd(given.etcd[0], 4.0, given.seconds, given.etcd[1])
+    else:
+        print("\nThe lock on etcd was not measured: needs root, and etcd-server and etcd-client of Debian")
     return 0 if all(met) else 1
 
 

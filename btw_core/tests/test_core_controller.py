@@ -308,7 +308,7 @@ def test_what_keeps_it_stuck_is_told_once() -> None:
 
 
 def test_who_fenced_itself_costs_the_taker_no_pace() -> None:
-    """Taken from a silent holder that promised to stop: the debt is settled by the very next write, not a pace later."""
+    """Taken from a silent holder that promised to stop: the debt is settled by the next write, not a pace later."""
     holder = msgspec.structs.replace(OTHER, machine="m2", self_fence="stop")
     case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=holder))
     case.wait(SPEC.timing.lease)
