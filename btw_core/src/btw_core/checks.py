@@ -195,7 +195,7 @@ def timeline(timing: Timing) -> str:
     rows = [
         (0.0, "the last renewal that was committed is sent; the node vanishes"),
         (t.timeout, f"T = {t.timeout:g} s: there the lock counts as lost and everything is stopped"),
-        (t.timeout + t.stop_timeout, f"S = {t.stop_timeout:g} s: there the hard deadline, what is left is killed"),
+        (t.timeout + t.stop_timeout, f"S = {t.stop_timeout:g} s: there the hard deadline, what is left is cut off"),
         (t.lease, f"g = {t.grace:g} s ({grace}): L = T + S + g, a stand-by may take the lock"),
         (
             t.worst_failover(),
