@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from test_core_plugins import ONE_TYPE, Site
 
-from btw_core.config import Package, Setup, load_all, load_package, load_setup
+from btw_core.config import Package, load_all, load_package
 from btw_core.plugins import EXTENSIONS, RESOURCES, Plugins
 from btw_core.resource import ConfigError, Problem
+from btw_core.settings import Setup, load_setup
 from btw_core.timing import Timing
 from btw_core.types import ResourceSpec
 
@@ -223,7 +224,7 @@ POOL = '[[resource]]\ntype = "pool"\npath = "/x"\n'
         ("[package]\ntimeout = 4\n" + POOL, "web.toml:2: timeout: timeout 4 s <= pace 4 s"),
         ("[package]\npace = 40\n" + POOL, "web.toml:2: pace: timeout 30 s <= pace 40 s"),
         ("[package]\nstop_timeout = 0\n" + POOL, "web.toml:2: stop_timeout: stop_timeout = 0 s: must be greater"),
-        ('[package]\non_stop_failure = "fence"\n' + POOL, "needs something that can fence"),
+        ('[package]\non_stop_failure = "fence"\n' + POOL, "cannot fence this node"),
         ('[package]\non_stop_failure = "pray"\n' + POOL, 'allowed: "hold"'),
         ("[package]\nnodes = []\n" + POOL, "no node may run it"),
         ('[[resource]]\ntype = "disk"\ndevice = "/d"\ncount = 7\n', "7 is unlucky"),

@@ -315,3 +315,22 @@ def test_who_fenced_itself_costs_the_taker_no_pace() -> None:
     case.read()
     assert case.state is State.UNKNOWN and case.record().unfenced == ()
     assert [line["state"] for line in case.journal.lines if line["event"] == "transition"] == ["fencing", "unknown"]
+
+
+def test_a_node_that_wants_to_be_fenced_tells_its_keeper_so() -> None:
+    """on_stop_failure = "fence": H is now, and no renewal moves it; verified down ends that."""
+    case = Case(FREE)
+    case.controller.situation = msgspec.structs.replace(case.controller.situation, on_stop_failure="fence")
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.halt(HaltAsked(cause="SIGTERM"))
+    case.ends(ok=False)
+    for _ in range(2):
+        case.ends()
+    assert case.state is State.STUCK and case.keeper.told == {"web": (1000.0, 1000.0)}
+    case.clock.time += 4
+    case.controller.renewed(1003)
+    assert case.keeper.told == {"web": (1000.0, 1000.0)}
+    case.controller.halt(HaltAsked(cause="btw stop"))
+    for _ in range(4):
+        case.ends()
+    assert case.keeper.told == {}

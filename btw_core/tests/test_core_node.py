@@ -98,7 +98,7 @@ def test_a_defect_ends_the_manager_at_once(tmp_path: Path) -> None:
     """A manager that no longer thinks must not go on renewing: traceback, a line in the journal, exit code 70."""
     program = f"""
 import asyncio, sys
-from btw_core.config import load_setup
+from btw_core.settings import load_setup
 from btw_core.containment import find_cgroup_root, home_of
 from btw_core.node import run_node
 def goal(manager):

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from .config import Package, Setup, load_all, load_package
+from .config import Package, load_all, load_package
 from .plugins import EXTENSIONS, LAYERS, LOCKS, Plugins, missing
 from .resource import CheckContext, ConfigError, Problem, Resource, Sibling
+from .settings import Setup
 from .timing import Timing
 from .toml import load
 

@@ -32,7 +32,7 @@ class Controller:
     def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation) -> None:
         self.desk, self.spec, self.me = desk, spec, me
         self.name = spec.name
-        self.situation = Situation(timing=spec.timing)
+        self.situation = Situation(timing=spec.timing, on_stop_failure=spec.on_stop_failure)
         self.since = desk.now()
         self.cause = "began"
         self.left = False
@@ -180,6 +180,8 @@ class Controller:
                 self._held_up = self._held_up or bool(self.work.alive)
             case ev.CutOff():
                 self.desk.operate(self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey())
+            case ev.FenceSelf():
+                self.memory.fate = self.desk.now()
             case ev.SwitchOff():
                 self.memory.off = action.cause
                 self.memory.try_save()

@@ -40,6 +40,7 @@ class Memory:
         self.off = ""
         self.ready = False  # nothing that a former life had begun runs any more
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
+        self.fate: float | None = None  # this node is to be fenced: the instant that was decided
         self.limits: tuple[float, float] | None = None  # lost_at and hard of what it left up
         self._operation, self._left_behind = operation, left_behind
         self._floor = -1  # as it is on disk
@@ -96,6 +97,8 @@ class Memory:
         keeper = self.desk.ports.keeper
         if not self.may_be_up and not self.work.reach:
             keeper.down(self.spec.name)
+        elif self.fate is not None:
+            keeper.lease(self.spec.name, self.fate, self.fate)
         elif self.claim.term:
             keeper.lease(self.spec.name, self.claim.lost_at, self.spec.timing.hard_at(self.claim.sent))
         elif self.limits is not None:
@@ -179,7 +182,7 @@ class Memory:
 
     def verified_down(self) -> None:
         """Nothing of this package is up here, whatever life of this node had started it."""
-        self.down = True
+        self.down, self.fate = True, None
         self._forget_former()
 
     def _forget_former(self) -> None:

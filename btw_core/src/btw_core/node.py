@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from .clock import BootClock
-from .config import Setup
 from .control import Answer, Control, Request
 from .disk import Busy, FileDisk
 from .executor import RealExecutor
@@ -31,6 +30,7 @@ from .plugins import open_store
 from .ports import EnableAsked, HaltAsked, Ports, Report
 from .pulse import LEFT, STALE
 from .resource import ConfigError, Problem
+from .settings import Setup
 from .steady import steady
 from .store import Store
 from .store_late import LateStore

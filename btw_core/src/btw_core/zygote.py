@@ -44,8 +44,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 def configured(arguments: Sequence[str]) -> Inventory:
     """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages (none = all)."""
-    from .config import load_all, load_package, load_setup
+    from .config import load_all, load_package
     from .plugins import Plugins
+    from .settings import load_setup
 
     directory, node, lock, restrict, *names = arguments
     setup = load_setup(directory or None, node or None, lock or None, restrict or None)

@@ -33,9 +33,9 @@ def command(
     "never two" and "always one" for each fault, and within how many seconds, or that nothing does.
     """
     from ..checks import Report, check
-    from ..config import load_setup
     from ..plugins import Plugins
     from ..resource import ConfigError
+    from ..settings import load_setup
 
     try:
         setup = load_setup(dir, node, lock, plugins)

@@ -10,7 +10,7 @@ import click
 from .common import PATIENCE, Given, fail, setup_options
 
 if TYPE_CHECKING:
-    from ..config import Setup
+    from ..settings import Setup
 
 _TOML = """\
 # btw.toml: this node and its cluster. Lines with # show the defaults.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
-    from ..config import Setup
+    from ..settings import Setup
 
 #: Seconds that a manager in the background may take until it answers: loading plugins, asking package scripts.
 BEGIN = 60.0

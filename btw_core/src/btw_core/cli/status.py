@@ -24,7 +24,7 @@ from .common import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..config import Setup
+    from ..settings import Setup
 
 Package = dict[str, Any]
 _HEADER = ["PACKAGE", "NODE", "ROLE", "STATE", "SINCE", "TERM", "LOCK"]

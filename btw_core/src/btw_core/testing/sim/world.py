@@ -76,6 +76,8 @@ class World:
         if self.self_fence == "watchdog":
             self.window = round(level.uniform(SHORTEST, widest), 2)
             self.specs = tuple(_with_watchdog(spec, self.window) for spec in self.specs)
+        if self.self_fence in ("reboot", "watchdog") and level.random() < 0.4:
+            self.specs = tuple(msgspec.structs.replace(spec, on_stop_failure="fence") for spec in self.specs)
         self._specs = {spec.name: spec for spec in self.specs}
         self.judge = Judge(self)
         self.store = SimStore(self.judge.committed)
