@@ -1,14 +1,15 @@
-"""The service that the referee watches; see `referee`. Ends on a signal only."""
+"""The service that the referee watches; see `referee`. Ends on a signal, or with the referee.
 
-import os
-import signal
-import socket
+Importing `socket`, `signal` and `os` would take longer than all that btw does for a planned move, and be counted as it.
+"""
+
 import sys
+from _socket import AF_UNIX, SOCK_STREAM, socket
+from posix import environ
 
-connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+connection = socket(AF_UNIX, SOCK_STREAM)
 connection.connect(sys.argv[1])
-connection.sendall(f"{os.environ['BTW_PACKAGE']} {os.environ['BTW_NODE']}\n".encode())
+connection.sendall(environ[b"BTW_PACKAGE"] + b" " + environ[b"BTW_NODE"] + b"\n")
 if connection.recv(16) != b"go\n":
     sys.exit("the referee has gone")
-while True:
-    signal.pause()
+connection.recv(1)

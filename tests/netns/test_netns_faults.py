@@ -124,8 +124,8 @@ def test_the_active_node_cut_off_stops_and_another_takes_over(cluster: Cluster, 
     sent = lost[0]["clock"] - t.timeout  # the lock counts as lost at sent + T
     measured(
         f"cut {cut - sent:.2f} s after the last committed renewal was sent; stopped at {span.stop - sent:.2f} s"
-        f" (T {t.timeout:g}), started elsewhere at {successor.start - sent:.2f} s (L {t.lease:.2f},"
-        f" worst {t.worst_failover():.2f})"
+        f" (T {t.timeout:g}), started elsewhere at {successor.start - sent:.2f} s (T + S + g + pace"
+        f" {t.lease + t.pace:.2f}, worst with lost answers {t.worst_failover():.2f})"
     )
     assert span.stop - sent < t.timeout + t.stop_timeout
     assert t.lease < successor.start - sent < cluster.bound

@@ -13,8 +13,8 @@ from .cluster import Cluster
 from .conftest import Measured
 from .lab import until
 
-#: Seconds that a cluster of etcd may take from its start to its first write.
-RECOVERY = 3.5
+#: Seconds that a cluster of etcd mostly takes from its start to its first write.
+RECOVERY = 1.5
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_other_good_ones(node: Computer, text: str) -> None:
             "address",
             "in no network of this node on eth0 (there are: 10.77.0.0/24)",
         ),
-        (V4, {"interface": "lo"}, "interface", "lo reaches no other machine"),
+        (V4, {"interface": "lo"}, "interface", "lo is no Ethernet"),
         (V4, {"gateway": "router"}, "gateway", "'router'"),
         (V4, {"routes": ("10.0.0.0/8 by 10.77.0.1",)}, "routes", 'write "NETWORK" or "NETWORK via GATEWAY"'),
         (V4, {"macs": {"b": "eth0"}}, "macs", "no MAC address"),

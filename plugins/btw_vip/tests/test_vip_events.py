@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -13,12 +14,15 @@ from typing import Any
 
 import pytest
 from vip_lan import GENEROUS, Computer, lan
-from vip_steps import STATE, V4, V6, Observed, ip, perform, start, vip
+from vip_steps import STATE, V4, V6, Observed, announce, eth0, ip, perform, start, stop, vip
 
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
-from btw_vip import packets
-from btw_vip.voice import Voices
+from btw_vip import monitor, packets
+from btw_vip.herald import STALE
+from btw_vip.kernel import Kernel
+from btw_vip.monitor import Monitor
+from btw_vip.voice import Voices, tell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -146,12 +150,7 @@ def test_150_addresses(net: Lan) -> None:
     """However many there are: everything is read from the kernel once, and a change is told to the one it concerns."""
 
     def within() -> tuple[int, float]:
-        from btw_vip.kernel import Kernel
-        from btw_vip.monitor import Monitor
-
-        kernel = Kernel()
-        link = kernel.link("eth0")
-        assert link is not None
+        kernel, link = Kernel(), eth0()
         resources = [vip(f"10.77.1.{number}/16") for number in range(1, 151)]
         for each in resources:
             kernel.add(link, each.address, label="", scope="global", route=False, source=False, detect=False)
@@ -177,11 +176,9 @@ def test_lost_events(net: Lan) -> None:
     """When the kernel drops events (ENOBUFS) everything is read anew and everybody is told to look."""
 
     def within(state: STATE) -> int:
-        from btw_vip import monitor
-
         monitor._ROOM = 2048
         observed = Observed(vip(V4), state)
-        kept = FakeContext(None).shared(monitor.Monitor)
+        kept = FakeContext(None).shared(Monitor)
         with kept._lock:  # the thread cannot follow
             for number in range(2, 200):
                 for verb in ("add", "del"):
@@ -196,24 +193,12 @@ def test_lost_events(net: Lan) -> None:
 def test_another_claims_it(net: Lan) -> None:
     """Somebody else's announcement is told at once and journalled with its MAC address; our own is not."""
 
-    def announce() -> None:
-        from btw_vip.kernel import Kernel
-        from btw_vip.wire import Wire
-
-        link = Kernel().link("eth0")
-        assert link is not None
-        for text in (V4, V6):
-            address = ip_address(text.split("/")[0])
-            with Wire(link, packets.ethertype(address), [address]) as wire:
-                for frame in packets.announcements(link.mac, address):
-                    wire.send(frame)
-
     def within(states: list[STATE], other: Computer) -> list[str]:
         four, six = (Observed(vip(text), state, text) for text, state in zip((V4, V6), states, strict=True))
         time.sleep(0.2)  # its sockets are opened by its thread
-        announce()
+        announce(V4, V6)
         assert not four.fired(0.3) and not six.fired(0)
-        other.call(announce)
+        other.call(announce, V4, V6)
         assert four.news() == "up" and six.news() == "up"
         return four.lines + six.lines
 
@@ -256,6 +241,50 @@ def test_the_herald_speaks(net: Lan, text: str) -> None:
     quiet, loud, frozen = net["a"].call(within, begun(net["a"], text), net["switch"])
     assert (quiet, frozen) == (0, 0)
     assert loud == (2 if text == V4 else 1)
+
+
+def test_a_thread_that_ends(net: Lan) -> None:
+    """Should the thread end by an error, everybody is told to look, asks the kernel, and with the next watch it runs
+    again."""
+
+    def within(state: STATE) -> None:
+        observed = Observed(vip(V4), state)
+        kept: Any = FakeContext(None).shared(Monitor)
+        kept._apply = lambda message: 1 / 0
+        ip("address", "del", V4, "dev", "eth0")
+        assert observed.fired()
+        while kept._events is not None:
+            time.sleep(0.01)
+        del kept._apply
+        assert observed.news() == "down"
+        ip("address", "add", V4, "dev", "eth0")
+        assert observed.news() == "up"
+
+    net["a"].call(within, begun(net["a"], V4))
+
+
+def test_a_frozen_herald(net: Lan) -> None:
+    """What it was told while it was frozen it does not say when it wakes; stop ends it frozen or not."""
+    state = begun(net["a"], V4)
+    pid = state["herald"]["pid"]
+
+    def within() -> tuple[int, int]:
+        link, address = eth0(), ip_address(V4.split("/")[0])
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ears:
+            ears.bind(("eth0", 3))
+            assert tell(state["herald"]["name"], link, address, 1)
+            awake = len(heard(ears, 0.5))
+            os.kill(pid, signal.SIGSTOP)
+            assert tell(state["herald"]["name"], link, address, 1)
+            time.sleep(STALE + 0.1)
+            os.kill(pid, signal.SIGCONT)
+            woken = len(heard(ears, 0.5))
+            os.kill(pid, signal.SIGSTOP)
+        return awake, woken
+
+    assert net["a"].call(within) == (2, 0)
+    assert stop(net["a"], vip(V4), state).status == "down"
+    assert net["a"].processes() == []
 
 
 def test_no_herald(net: Lan) -> None:

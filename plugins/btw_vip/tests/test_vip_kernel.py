@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from vip_lan import GENEROUS, Computer, lan, plug
 from vip_steps import V4, V6, Outcome, heal, looked, perform, start, status, stop, vip
 
+from btw_core.command import proc_stat
 from btw_core.types import Verb
-from btw_vip.kernel import OURS
+from btw_vip import doing
+from btw_vip.kernel import OURS, Kernel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -39,8 +42,6 @@ def has(computer: Computer, text: str) -> bool:
 
 def flags(text: str) -> Any:
     """(flags, protocol, label) of an address here."""
-    from btw_vip.kernel import Kernel
-
     for message in Kernel()._ask("addr", "dump"):
         if f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}" == text:
             return message.get_attr("IFA_FLAGS"), message.get_attr("IFA_PROTO"), message.get_attr("IFA_LABEL")
@@ -113,8 +114,6 @@ def test_half_a_start(net: Lan) -> None:
 
 
 def killed_before_the_announcement(resource: Any) -> None:
-    from btw_vip import doing
-
     doing._proclaim = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     perform(Verb.START, resource, {})
 
@@ -195,8 +194,6 @@ def test_dadfailed_from_before(net: Lan) -> None:
 
 
 def until(word: str) -> None:
-    import time
-
     end = time.monotonic() + GENEROUS
     while word not in subprocess.run(["ip", "address"], capture_output=True, text=True, check=True).stdout:
         assert time.monotonic() < end
@@ -288,6 +285,38 @@ def test_routes(net: Lan, text: str, route: str) -> None:
     good(stop(node, resource), "down")
 
 
+def test_refresh_is_off(net: Lan) -> None:
+    """Nobody stays behind then."""
+    resource = vip(V4, refresh=0)
+    state = good(start(net["a"], resource), "up").state
+    assert net["a"].processes() == []
+    good(stop(net["a"], resource, state), "down")
+
+
+def test_state_of_another_boot(net: Lan) -> None:
+    """What was remembered before a reboot, such as the pid of what is somebody else's now, is not believed."""
+    with subprocess.Popen(["sleep", "1000"]) as innocent:
+        try:
+            herald = {"name": "x", "pid": innocent.pid, "start_time": proc_stat(innocent.pid).start_time}  # type: ignore[union-attr]
+            old = {"boot": "before", "since": 1e9, "heals": [1e9] * 9, "interface": "eth9", "herald": herald}
+            good(stop(net["a"], vip(V4), old), "down")
+            state = good(start(net["a"], vip(V4), old), "up").state
+            assert "heals" not in state and state["interface"] == "eth0" and state["since"] < 1e9
+            net["a"].ip("address", "del", V4, "dev", "eth0")
+            healed = good(heal(net["a"], vip(V4), old), "up")
+            assert "1 of 5" in healed.lines[0]
+            assert innocent.poll() is None
+        finally:
+            innocent.kill()
+
+
+def test_no_ethernet(net: Lan) -> None:
+    """Where there is no way to ask or tell others, nothing is started."""
+    net["a"].ip("tuntap", "add", "tun0", "mode", "tun")
+    assert "tun0 is no Ethernet" in start(net["a"], vip(V4, interface="tun0")).error
+    assert "lo is no Ethernet" in start(net["a"], vip(V4, interface="lo")).error
+
+
 def test_only_root(net: Lan) -> None:
     """Without privileges the message says so."""
     outcome = net["a"].call(as_nobody, vip(V4))
@@ -295,7 +324,6 @@ def test_only_root(net: Lan) -> None:
 
 
 def as_nobody(resource: Any) -> Outcome:
-    import btw_vip.doing
     import btw_vip.looking  # noqa: F401 - nobody may not be able to read the interpreter's library
 
     os.setresuid(65534, 65534, 65534)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from btw_vip import packets
 from btw_vip.packets import Claim
@@ -136,6 +138,14 @@ def test_filter(count: int) -> None:
     assert not run(four, packets.probe(MAC, stranger))
     assert not run(six, packets.probe(MAC, IPv6Address("2001:db8:1::10")))
     assert not run(packets.claims_filter([], packets.ARP), bytes.fromhex(ANNOUNCE_4))
+
+
+@given(st.binary(max_size=120), st.booleans())
+def test_whatever_comes(tail: bytes, real: bool) -> None:
+    """No frame, however broken, is anything but a claim or none."""
+    for head in (b"", bytes.fromhex(ANNOUNCE_4)[: len(tail)], with_checksum(ANNOUNCE_6)[: len(tail)]):
+        found = packets.claim(head + tail if real else tail + head)
+        assert found is None or len(found.mac) == 6
 
 
 def test_mac_addresses() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import subprocess
-import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from vip_lan import GENEROUS, Computer
@@ -15,8 +14,11 @@ from vip_lan import GENEROUS, Computer
 from btw_core import Failed
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
+from btw_vip import packets
 from btw_vip.address import Address
+from btw_vip.kernel import Kernel, Link
 from btw_vip.vip import Vip
+from btw_vip.wire import Wire
 
 V4, V6 = "10.77.0.100/24", "fd77::100/64"
 STATE = dict[str, Any]
@@ -111,13 +113,15 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, timeout=GENEROUS)
 
 
-def sniff(seconds: float, interface: str = "br0") -> list[tuple[float, bytes]]:
-    """Every frame of the bridge, in both directions, with its time (CLOCK_MONOTONIC)."""
-    found = []
-    end = time.monotonic() + seconds
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ears:  # ETH_P_ALL
-        ears.bind((interface, 3))
-        while (left := end - time.monotonic()) > 0:
-            if select.select([ears], [], [], left)[0]:
-                found.append((time.monotonic(), ears.recv(2048)))
-    return found
+def eth0() -> Link:
+    """Of the namespace in which this process is."""
+    return next(link for link in Kernel().links().values() if link.name == "eth0")
+
+
+def announce(*texts: str) -> None:
+    """Claim addresses that others have."""
+    link = eth0()
+    for address in [ip_address(text.split("/")[0]) for text in texts]:
+        with Wire(link, packets.ethertype(address), [address]) as wire:
+            for frame in packets.announcements(link.mac, address):
+                wire.send(frame)

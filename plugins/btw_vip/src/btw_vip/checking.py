@@ -72,8 +72,10 @@ def _here(vip: Vip, kernel: Kernel) -> Iterator[Problem]:
         yield Problem(key=key, text=choice.why, remedy="correct it")
         return
     link = choice.link
-    if link.loopback:
-        yield Problem(key="interface", text=f"{link.name} reaches no other machine", remedy="name the interface to it")
+    if link.loopback or not link.ethernet:
+        text = f"{link.name} is no Ethernet: nobody can be told there who has an address"
+        yield Problem(key="interface", text=text, remedy="name the interface that clients are connected to")
+        return
     own_networks = networks(links, routes, addresses, link)
     around = [network for network in own_networks if vip.address.ip in network]
     if not around:

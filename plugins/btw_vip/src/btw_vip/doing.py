@@ -39,6 +39,7 @@ PAUSE = 0.01
 def start(vip: Vip, ctx: Context) -> None:
     """See `Vip.start`. Blocks `probe` seconds, and up to 2 s for the kernel's duplicate detection. Raises Failed."""
     with _refusals(vip):
+        _forget_other_boots(ctx)
         kernel = ctx.shared(Monitor).kernel
         link = _link(vip, kernel)
         there = _tidy(vip, kernel, link)
@@ -56,6 +57,7 @@ def heal(vip: Vip, ctx: Context) -> None:
     """See `Vip.heal`. Does not ask whether others have the address: the lock is ours, and nothing else was known of
     them a moment ago. Raises Failed."""
     with _refusals(vip):
+        _forget_other_boots(ctx)
         kernel = ctx.shared(Monitor).kernel
         link = _link(vip, kernel)
         if _tidy(vip, kernel, link) is not None:
@@ -78,6 +80,7 @@ def stop(vip: Vip, ctx: Context) -> None:
     """See `Vip.stop`. First the herald, then the address: nobody announces it afterwards. Raises Failed when this node
     has the address in another place where this plugin did not put it."""
     with _refusals(vip):
+        _forget_other_boots(ctx)
         _end_herald(ctx)
         kernel = ctx.shared(Monitor).kernel
         link = _place(vip, ctx, kernel)
@@ -113,6 +116,8 @@ def _link(vip: Vip, kernel: Kernel) -> Link:
     choice = choose(kernel.links(), routes, vip.address, vip.interface, vip.network)
     if choice.link is None:
         raise Failed(f"{vip.address}: {choice.why}; see `btw check`")
+    if choice.link.loopback or not choice.link.ethernet:
+        raise Failed(f"{vip.address}: {choice.link.name} is no Ethernet: nobody can be told there who has an address")
     if not choice.link.carrier:
         raise Failed(
             f"{vip.address}: {choice.link.name} has no carrier (down, or nothing at the other end of its cable)"
@@ -206,12 +211,13 @@ def _proclaim(vip: Vip, ctx: Context, wire: Wire) -> None:
     announce(wire, vip.address.ip, BURST)
     link = wire.link
     process = _herald(ctx)
-    if process is None or not alive(process) or ctx.state.get("interface") != link.name:
+    known = process is not None and alive(process) and ctx.state.get("interface") == link.name
+    if vip.refresh and not known:
         _end_herald(ctx)
         name = f"btw-vip-{secrets.token_hex(8)}"
         process = ctx.spawn([sys.executable, "-I", "-S", str(Path(herald.__file__)), name, link.name])
-        ctx.state["herald"] = {"name": name, "pid": process.pid, "start_time": process.start_time, "boot": boot_id()}
-    ctx.state.update(interface=link.name, since=boottime())
+        ctx.state["herald"] = {"name": name, "pid": process.pid, "start_time": process.start_time}
+    ctx.state.update(interface=link.name, since=boottime(), boot=boot_id())
 
 
 def _end_connections(vip: Vip, ctx: Context) -> None:
@@ -229,9 +235,13 @@ def _end_connections(vip: Vip, ctx: Context) -> None:
 
 def _herald(ctx: Context) -> Process | None:
     known = ctx.state.get("herald")
-    if not known or known["boot"] != boot_id():  # pid and start time mean nothing in another boot
-        return None
-    return Process(pid=known["pid"], start_time=known["start_time"])
+    return Process(pid=known["pid"], start_time=known["start_time"]) if known else None
+
+
+def _forget_other_boots(ctx: Context) -> None:
+    """Instants, pids and interfaces mean nothing in another boot."""
+    if ctx.state.get("boot", "") != boot_id():
+        ctx.state.clear()
 
 
 def _end_herald(ctx: Context) -> None:

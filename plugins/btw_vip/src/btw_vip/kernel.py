@@ -24,20 +24,22 @@ LONGEST = 15
 
 DADFAILED, TENTATIVE, PERMANENT = 0x08, 0x40, 0x80  # linux/if_addr.h
 _NODAD, _NOPREFIXROUTE = 0x02, 0x200
-_UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40  # netdevice(7)
+_UP, _LOOPBACK, _RUNNING, _NOARP = 0x1, 0x8, 0x40, 0x80  # netdevice(7)
 _MAIN, _UNICAST = 254, 1  # linux/rtnetlink.h
 _FOREVER = 0xFFFFFFFF
 SCOPES = {"global": 0, "link": 253, "host": 254}
 
 
 class Link(NamedTuple):
-    """A network interface. `carrier`: it is up and the other end is there (netdevice(7): IFF_RUNNING)."""
+    """A network interface. `carrier`: it is up and the other end is there (netdevice(7): IFF_RUNNING); `ethernet`: it
+    has a MAC address and resolves others (not IFF_NOARP)."""
 
     ifindex: int
     name: str
     mac: bytes
     carrier: bool
     loopback: bool = False
+    ethernet: bool = True
 
 
 class Found(NamedTuple):
@@ -76,15 +78,6 @@ class Kernel:
         """Every link, by index."""
         found = (link(message) for message in self._ask("link", "dump"))
         return {each.ifindex: each for each in found}
-
-    def link(self, name: str) -> Link | None:
-        """None: there is no such interface."""
-        try:
-            return next(iter(link(message) for message in self._ask("link", "get", ifname=name)), None)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return None
-            raise
 
     def addresses(self, version: int = 0) -> list[Found]:
         """Every address, or those of IP version 4 or 6."""
@@ -158,13 +151,14 @@ def warm_up() -> None:
 def link(message: Any) -> Link:
     """An RTM_NEWLINK or RTM_DELLINK."""
     flags = message["flags"]
-    mac = message.get_attr("IFLA_ADDRESS") or ""
+    mac = bytes.fromhex((message.get_attr("IFLA_ADDRESS") or "").replace(":", ""))
     return Link(
         ifindex=message["index"],
         name=message.get_attr("IFLA_IFNAME") or "",
-        mac=bytes.fromhex(mac.replace(":", "")),
+        mac=mac,
         carrier=flags & _UP != 0 and flags & _RUNNING != 0,
         loopback=flags & _LOOPBACK != 0,
+        ethernet=len(mac) == 6 and flags & _NOARP == 0,
     )
 
 

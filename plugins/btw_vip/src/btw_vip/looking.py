@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from btw_core import CannotTell, Context, Status
-from btw_core.clock import boottime
+from btw_core.clock import boot_id, boottime
 
 from .choice import choose
 from .kernel import DADFAILED, TENTATIVE, Found, Link
@@ -96,8 +96,8 @@ def _trouble(vip: Vip, monitor: Monitor, link: Link | None, there: Found | None,
 
 def _speak(vip: Vip, ctx: Context, monitor: Monitor, key: Key, link: Link, asked: float | None, timeout: float) -> None:
     """Journal who else claims the address; let the herald announce what is due. `asked`: when the manager asked."""
-    if "since" not in ctx.state:
-        return  # found up; nothing was started by this package
+    if ctx.state.get("boot") != ctx.shared(boot_id):
+        return  # found up: nothing was started here
     voice = ctx.shared(Voices).of(key, ctx.state["since"])
     claim = monitor.claimed(vip.address.ip)
     if claim is not None:
@@ -108,7 +108,7 @@ def _speak(vip: Vip, ctx: Context, monitor: Monitor, key: Key, link: Link, asked
     now = boottime()
     voice.heard(link.mac)
     times = voice.due(now, link.mac, vip.refresh)
-    if times and voice.pulse.lively(now, timeout):
+    if times and "herald" in ctx.state and voice.pulse.lively(now, timeout):
         if tell(ctx.state["herald"]["name"], link, vip.address.ip, times):
             voice.spoke(now, link.mac)
         else:

@@ -149,6 +149,7 @@ class Monitor:
             with self._lock:
                 events.close()
                 self._events = self._table = None
+                self._tell(self._watches)
 
     def _read(self) -> Table:
         self.reads += 1

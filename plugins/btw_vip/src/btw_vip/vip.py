@@ -63,7 +63,7 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
         Meta(description="node = MAC address of its interface", examples=[{"node2": "02:00:5e:00:53:01"}]),
     ] = field(default_factory=dict)
     refresh: Annotated[
-        Seconds, Meta(description="how often the address is announced while it is here; 0: only after start")
+        Seconds, Meta(description="how often the address is announced while it is here; 0: only by start")
     ] = Seconds(60)
     on_carrier_loss: Annotated[
         Literal["move", "degraded"],
