@@ -36,7 +36,9 @@ d={data}
 alive() {{ test -e /proc/$1 && ! grep -q ') [ZX] ' /proc/$1/stat 2>/dev/null; }}
 case "$1" in
 echo)
-    case "$2" in pace) echo 0.5;; timeout) echo {timeout};; start_timeout) echo {start_timeout};; stop_timeout) echo 3;; esac;;
+    case "$2" in
+    pace) echo 0.5;; timeout) echo {timeout};; start_timeout) echo {start_timeout};; stop_timeout) echo 3;;
+    esac;;
 start)
     for pid in $(cat $d/starts 2>/dev/null); do alive $pid && echo "overlap $BTW_NODE" >> $d/log; done
     echo $$ >> $d/starts

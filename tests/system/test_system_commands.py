@@ -116,7 +116,7 @@ def test_a_new_package_does_not_wait_and_a_lost_record_does(cluster: Cluster) ->
 def test_unlock_is_refused_where_it_is_certainly_wrong(cluster: Cluster) -> None:
     """A package that is active on this very computer is stopped, not unlocked."""
     cluster.script("web")
-    process = cluster.run("n1", "web")
+    cluster.run("n1", "web")
     cluster.wait("n1", "running")
     refused = cluster.btw("unlock", "web", "--confirmed")
     assert refused.returncode == 75 and "btw stop web" in refused.stderr

@@ -31,8 +31,10 @@ from .watchdog import Refused, Watchdog
 
 #: Seconds between two looks, at most.
 TICK = 0.25
-#: Seconds until another manager is started: at once, then ever later; from the front again after one that was steady.
+#: Seconds until another manager is started: at once, then ever later; from the front again after one that was ready.
 DELAYS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+#: Seconds between two starts at least.
+SPACE = 1.0
 #: Seconds until: a device that another keeper had must be free, processes that were killed gone, errands done.
 PATIENCE = 2.0
 #: Seconds between two attempts to reboot, and between two touches of the pulse's file.
@@ -161,15 +163,15 @@ class Keeper:
         return [(name, hard) for name, (_, hard) in self._half.leases.items()]
 
     def _look(self) -> None:
+        """What the manager said last, if it can be read: also in a file that has lost its name meanwhile."""
         self._missing = self._pulse.gone()
+        self._half = self._pulse.manager() or self._half
         gone = all(each in self._cut for each in self._up()) and not (self._life and self._up())
         if self._missing and gone:
             with contextlib.suppress(Held, OSError):  # tried again with the next look
                 self._pulse = self._pulse.renewed()
                 self._missing, self._half = False, self._half._replace(leases={})
                 self._errands.say("pulse_renewed", f"{self._pulse.path} was gone; nothing is up here")
-        if not self._missing:
-            self._half = self._pulse.manager() or self._half
 
     def _seen(self) -> Seen:
         now, half, life = boottime(), self._half, self._life
@@ -210,7 +212,7 @@ class Keeper:
         try:
             self._life = Life.begin(self._given.command, self._service.environment)
         except OSError as error:
-            self._again(f"cannot be started: {error.strerror}")
+            self._again(f"cannot be started: {error.strerror}", boottime() + SPACE)
 
     def _tend(self, life: Life, decision: Decision) -> None:
         half = self._half
@@ -237,14 +239,14 @@ class Keeper:
         elif code == DONE or (code in (FAILED, BUSY, CONFIGURATION) and not self._up()):
             self._over = code
         else:
-            self._failures = 0 if life.steady else self._failures
-            self._again(how)
+            self._failures = 0 if life.ready else self._failures
+            self._again(how, life.started + SPACE)
 
-    def _again(self, cause: str) -> None:
-        delay = DELAYS[min(self._failures, len(DELAYS) - 1)]
+    def _again(self, cause: str, earliest: float) -> None:
+        now, delay = boottime(), DELAYS[min(self._failures, len(DELAYS) - 1)]
         self._failures += 1
-        self._next = boottime() + delay
-        when = f"in {delay:g} s" if delay else "at once"
+        self._next = max(now + delay, earliest)
+        when = f"in {self._next - now:.0f} s" if self._next > now else "at once"
         self._errands.say("manager_lost", f"{cause}; another one is started {when}, and goes on with what is up")
 
     def _hear(self) -> None:

@@ -12,9 +12,6 @@ from collections.abc import Mapping, Sequence
 from .clock import boottime
 from .pulse import Manager, start_of
 
-#: Seconds for which a manager has to be ready so that the next one is started at once.
-STEADY = 1.0
-
 
 class Life:
     """`process` None: it is another keeper's child, and its exit code is only what it has written."""
@@ -27,7 +24,7 @@ class Life:
         self.killed = ""  # why the keeper killed it
         self.told: set[int] = set()  # signals that were passed on to it
         self._process = process
-        self._ready_since: float | None = None
+        self.ready = False  # it answers, and can be told to halt
 
     @classmethod
     def begin(cls, command: Sequence[str], environment: Mapping[str, str]) -> Life:
@@ -45,18 +42,7 @@ class Life:
         return (half.pid, half.start) == (self.pid, self.start)
 
     def saw(self, half: Manager) -> None:
-        if self._ready_since is None and half.ready and self.wrote(half):
-            self._ready_since = boottime()
-
-    @property
-    def ready(self) -> bool:
-        """It answers, and can be told to halt."""
-        return self._ready_since is not None
-
-    @property
-    def steady(self) -> bool:
-        """It was no failure."""
-        return self._ready_since is not None and boottime() - self._ready_since >= STEADY
+        self.ready = self.ready or (half.ready and self.wrote(half))
 
     def over(self) -> bool:
         return bool(select.select([self.pidfd], [], [], 0)[0])
