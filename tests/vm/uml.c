@@ -1,4 +1,4 @@
-/* Three repairs of the User Mode Linux kernel of Debian 12, for LD_PRELOAD. Needs no headers and no start files:
+/* Four repairs of the User Mode Linux kernel of Debian 12, for LD_PRELOAD. Needs no headers and no start files:
  * cc -shared -fPIC -nostdlib -o uml.so uml.c
  *
  * ptrace, options: UML runs a machine's processes as traced children. When UML is killed, and a power cut kills it,
@@ -9,11 +9,22 @@
  * missing is passed as zeros: its "in use" bits are clear, for a process has to ask for AMX, and none in there does.
  *
  * execvp: a machine that reboots in an emergency, as a watchdog makes it, starts over by exec with its taps and memory
- * still open; the taps are busy then. Real power-on finds everything closed but the console and the serial line.
+ * still open, and with SIGIO on. The taps are busy then, and a signal that comes before it is set up ends it. So: all
+ * closed but the standard descriptors (the serial line is the first), and no signal asked for or pending.
+ *
+ * epoll_wait: just before that exec it answers a SIGIO that is pending, with its epoll closed already, and dies of the
+ * message that it would print. Nothing is ready then.
  */
 #define SYS_EXECVE 59
+#define SYS_FCNTL 72
 #define SYS_PTRACE 101
+#define SYS_EPOLL_WAIT 232
 #define SYS_CLOSE_RANGE 436
+#define EBADF 9
+#define F_SETFL 4
+#define O_RDWR 2
+#define SIG_DFL ((void (*)(int))0)
+#define SIG_IGN ((void (*)(int))1)
 #define PTRACE_PEEKUSER 3
 #define PTRACE_OLDSETOPTIONS 21
 #define PTRACE_SETOPTIONS 0x4200
@@ -27,6 +38,8 @@ struct part {
 };
 
 extern long syscall(long, ...);
+extern int *__errno_location(void);
+extern void (*signal(int, void (*)(int)))(int);
 extern char **environ;
 static char whole[65536]; /* Linux reads as much of it as the processor has; UML's kernel is one thread */
 
@@ -53,5 +66,16 @@ int execvp(const char *file, char *const arguments[])
 {
     (void)file; /* itself: nothing else is started this way */
     syscall(SYS_CLOSE_RANGE, 3L, 0x7fffffffL, 0L);
+    syscall(SYS_FCNTL, 0L, (long)F_SETFL, (long)O_RDWR);
+    for (int number = 1; number < 32; number++) {
+        signal(number, SIG_IGN); /* which discards those that are pending */
+        signal(number, SIG_DFL);
+    }
     return syscall(SYS_EXECVE, "/proc/self/exe", arguments, environ);
+}
+
+int epoll_wait(int epoll, void *events, int room, int timeout)
+{
+    long count = syscall(SYS_EPOLL_WAIT, (long)epoll, events, (long)room, (long)timeout);
+    return count < 0 && *__errno_location() == EBADF ? 0 : count;
 }
