@@ -334,3 +334,16 @@ def test_a_node_that_wants_to_be_fenced_tells_its_keeper_so() -> None:
     for _ in range(4):
         case.ends()
     assert case.keeper.told == {}
+
+
+def test_a_node_that_lost_its_disk_between_two_lives_still_stops_what_is_up() -> None:
+    """The record names a life whose memory was lost; the next life remembered only that something may be up. That is
+    no taker that has seen us down: it is stopped, and the keeper hears of it until then (simulation, seed 10295)."""
+    second = msgspec.structs.replace(FORMER, nonce="second")
+    case = _left((1050.0, 1090.0))
+    case.disk.saved["web"] = Saved(incarnation=second, term=3, may_be_up=True)
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    case.read()
+    assert case.state is State.FAILING and case.stops() == ["web"]
+    assert case.keeper.told == {"web": (1050.0, 1090.0)}

@@ -162,7 +162,8 @@ class Memory:
                     return  # to be adopted
                 if record.released and self.may_be_up:
                     return  # who takes it decides: we look, another makes us stop it
-                here = record.holder is not None and lease.same_boot(record.holder, self.me)
+                taker = record.holder  # an older life of this very node (our disk was lost between) is none
+                here = taker is not None and lease.same_boot(taker, self.me) and not self._is_own(taker)
                 if not self.may_be_up or (here and all(d.nonce != nonce for d in record.unfenced)):
                     # a taker on this computer has seen our processes end before it started: what is up now may be
                     # its own, and a stop of ours (a script's, a flag's) could not tell the two apart
