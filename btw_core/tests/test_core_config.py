@@ -347,3 +347,28 @@ def test_two_packages_of_one_name(node: Node) -> None:
     assert packages == []
     assert ["two packages of one name: web and web.toml" in problem.text for problem in problems] == [False, True]
     assert "`-x` is no package name" in problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('self_fence = "watchdog"\n', 'watchdog: names no device; such as watchdog = "/dev/watchdog"'),
+        ('watchdog = "/dev/watchdog"\nself_fence = "reboot"\n', 'but self_fence is "reboot"; write self_fence ='),
+        ('self_fence = "watchdog"\nwatchdog = "/dev/x"\nwatchdog_timeout = 0.5\n', "found 0.5 s, allowed: at least 1 s"),
+        ("priority = 100\n", "priority: found 100, allowed:"),
+    ],
+)
+def test_what_no_keeper_could_do_is_refused(node: Node, text: str, said: str) -> None:
+    """A device without self_fence, self_fence without a device, and times and priorities that there are not."""
+    node.config(text)
+    (problem,) = node.refused()
+    assert said in problem
+
+
+def test_the_watchdog_is_part_of_the_times(node: Node) -> None:
+    """W belongs to the lease, and a package whose times leave no room for it is refused with the inequality."""
+    node.config('lock = "local:/x"\nself_fence = "watchdog"\nwatchdog = "/dev/watchdog"\nwatchdog_timeout = 20\n')
+    (problem,) = node.refused("[package]\ntimeout = 20\nstop_timeout = 20\n" + POOL)
+    assert "2 x watchdog_timeout 20 s > timeout 20 + stop_timeout 20 - pace 4" in problem
+    node.package("web.toml", POOL.replace("/x", "/y"))
+    assert node.load().spec.timing.watchdog == 20.0

@@ -150,6 +150,19 @@ def remove(root: Path) -> None:
         Path(directory).rmdir()
 
 
+def test_a_manager_that_promises_something_else_is_replaced(stage: Stage) -> None:
+    """btw.toml was changed while there was no keeper: others must not trust what nobody does."""
+    stage.plan(leases={"web": FAR})
+    first = stage.start()
+    stage.until_up(web=FAR)
+    first.kill()
+    first.wait(LIMIT)
+    stage.start("--self-fence", "reboot")
+    stage.until_up(2, web=FAR)
+    stage.until(lambda: stage.said("manager_killed"))
+    assert "it promises self_fence = none" in stage.said("manager_killed")[0]
+
+
 @pytest.mark.parametrize("how", ["deleted", "cut"])
 def test_a_pulse_that_is_gone_counts_as_h_passed(stage: Stage, how: str) -> None:
     """While something may be up nobody may be left who could say until when."""

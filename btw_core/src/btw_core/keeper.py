@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
@@ -23,7 +24,7 @@ from .cutoff import SYSRQ, Home, Trigger, cut_off
 from .errands import Errands
 from .keeper_rules import Decision, Seen, decide
 from .life import Life
-from .pulse import LEFT, Held, Manager, Pulse, start_of
+from .pulse import KEEPER, LEFT, Held, Manager, Pulse, start_of
 from .pulse import Keeper as KeeperHalf
 from .service import Service
 from .steady import steady
@@ -88,6 +89,9 @@ class Keeper:
             with contextlib.suppress(ProcessLookupError):  # it ended this very moment
                 self._life = Life(self._half.pid)
                 self._errands.say("keeper_attached", f"it looks after the manager that runs, pid {self._life.pid}")
+                said, meant = self._half.fence, self._given.self_fence
+                if said != meant:  # btw.toml was changed: others must not trust what nobody does
+                    self._kill(self._life, f"it promises self_fence = {said}, its keeper {meant}")
 
     def _listen(self) -> None:
         for end in (self._wake, self._waker):
@@ -210,7 +214,9 @@ class Keeper:
     # ---- the manager
     def _start(self) -> None:
         try:
-            self._life = Life.begin(self._given.command, self._service.environment)
+            mine = [sys.executable, "-P", "-m", "btw_core.keeper", *self._arguments]
+            environment = self._service.environment | {KEEPER: json.dumps(mine)}
+            self._life = Life.begin(self._given.command, environment)
         except OSError as error:
             self._again(f"cannot be started: {error.strerror}", boottime() + SPACE)
 
@@ -219,10 +225,7 @@ class Keeper:
         life.saw(half)
         cause = decision.kill or ("the pulse is gone while something may be up" if self._missing and self._up() else "")
         if cause:
-            if not life.killed:
-                self._errands.say("manager_killed", f"pid {life.pid}: {cause}")
-            life.killed = cause
-            life.send(signal.SIGKILL)
+            self._kill(life, cause)
         elif life.wrote(half) and (life.ready or not self._up()):
             if self._asked and self._asked not in life.told:
                 life.send(self._asked)
@@ -230,6 +233,12 @@ class Keeper:
                 life.send(signal.SIGUSR1)
         if life.ready and not self._check and not self._upgrading:
             self._service.ready(half.said)
+
+    def _kill(self, life: Life, cause: str) -> None:
+        if not life.killed:
+            self._errands.say("manager_killed", f"pid {life.pid}: {cause}")
+        life.killed = cause
+        life.send(signal.SIGKILL)
 
     def _ended(self, life: Life) -> None:
         code, how = life.reap(self._half)

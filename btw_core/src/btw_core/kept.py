@@ -23,6 +23,12 @@ Limits = tuple[float, float]
 Say = Callable[[str, str], None]
 
 
+def promise(keeper: Sequence[str]) -> str:
+    """The self_fence of a keeper with this command: what its managers may promise. "none" without one: nobody looks
+    after what a short run leaves up."""
+    return keeper[keeper.index("--self-fence") + 1] if keeper else "none"
+
+
 class Kept:
     """`ports.Keeper` on `path`. `say(event, cause)` writes the journal; `elsewhere(package)`: another manager of this
     node has it.
@@ -45,6 +51,7 @@ class Kept:
         self._path, self._me, self._names, self._say = path, me, set(names), say
         self._command, self._elsewhere = keeper, elsewhere
         self._half = Manager(pid=me.pid, start=me.pid_start, stall=LOADING, home=me.home, cgroup=me.cgroup)
+        self._half = self._half._replace(fence=me.self_fence)
         self._leases: dict[str, Limits] = {}
         self._former: Mapping[str, Limits] = {}
         self._pulse: Pulse | None = None

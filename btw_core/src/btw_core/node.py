@@ -24,7 +24,7 @@ from .disk import Busy, FileDisk
 from .executor import RealExecutor
 from .identity import incarnation
 from .journal import FileJournal
-from .kept import Kept, Lag
+from .kept import Kept, Lag, promise
 from .manager import Manager
 from .plugins import open_store
 from .ports import EnableAsked, HaltAsked, Ports, Report
@@ -77,8 +77,7 @@ class Node:
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
         state = setup.places.state / self.node
-        promise = setup.config.self_fence if keeper else "none"  # nobody looks after what a short run leaves up
-        self._me = incarnation(self.node, self.names[0], state, promise)
+        self._me = incarnation(self.node, self.names[0], state, promise(keeper))
         self._kept = Kept(
             setup.places.run / self.node / f"{self.names[0]}.pulse",
             self._me,

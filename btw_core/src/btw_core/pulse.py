@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 
 #: Exit code of a manager that ended to be replaced, leaving everything as it is (after sysexits.h, which ends at 78).
 LEFT = 79
+#: In a manager's environment: the command of its keeper, as JSON.
+KEEPER = "BTW_KEEPER"
 #: Seconds after which a keeper that has not beaten counts as gone.
 STALE = 2.0
 
@@ -51,6 +53,7 @@ class Manager(NamedTuple):
     stall: float = STALE  # seconds without a beat after which it counts as stalled
     home: str = ""  # what marks the processes of its operations,
     cgroup: str = ""  # and the directory below which they live, see `containment`
+    fence: str = "none"  # the self_fence that it promises to others
     ready: bool = False  # it answers, and can be told to halt
     ended: int | None = None  # its exit code, written last
     said: str = ""  # a line about its packages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from pathlib import Path
 
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlock(2), include/uapi/asm-generic/mman.h
 
@@ -28,3 +29,11 @@ def steady(priority: int = 0) -> str:
         except OSError as error:
             refused.append(f"priority {priority}: sched_setscheduler: {error.strerror}")
     return "; ".join(refused)
+
+
+def ordinary() -> None:
+    """For what is to be neither spared by the OOM killer nor anything else that btw itself is: the first of a family of
+    processes calls it (proc_pid_oom_score_adj(5): everybody may raise his own)."""
+    file = Path("/proc/self/oom_score_adj")
+    if int(file.read_text()) < 0:
+        file.write_text("0")

@@ -43,18 +43,20 @@ def command(
     if detach:
         sys.exit(_detach(packages, given))
     setup = given.setup()
-    keeper = _keeper(setup, packages, given)
     if not kept:
-        _become(setup, keeper)
+        _become(setup, _keeper(setup, packages, given))
     import asyncio
+    import json
 
     from ..node import run_node
+    from ..pulse import KEEPER
 
+    keeper = json.loads(os.environ.pop(KEEPER))
     sys.exit(asyncio.run(run_node(setup, packages, given.arguments(), screen=sys.stdout, keeper=keeper)))
 
 
 def _keeper(setup: Setup, packages: tuple[str, ...], given: Given) -> list[str]:
-    """The command of the keeper, which is also what a manager starts when it has lost its own."""
+    """The command of the keeper."""
     config, places = setup.config, setup.places
     words = [sys.executable, "-P", "-m", "btw_core.keeper"]
     words += ["--pulse", str(places.run / config.node / f"{packages[0]}.pulse"), "--node", config.node]
