@@ -354,7 +354,7 @@ def test_two_packages_of_one_name(node: Node) -> None:
     [
         ('self_fence = "watchdog"\n', 'watchdog: names no device; such as watchdog = "/dev/watchdog"'),
         ('watchdog = "/dev/watchdog"\nself_fence = "reboot"\n', 'but self_fence is "reboot"; write self_fence ='),
-        ('self_fence = "watchdog"\nwatchdog = "/dev/x"\nwatchdog_timeout = 0.5\n', "found 0.5 s, allowed: at least 1 s"),
+        ('self_fence = "watchdog"\nwatchdog = "/dev/x"\nwatchdog_timeout = 0.5\n', "found 0.5 s, allowed: at least 1"),
         ("priority = 100\n", "priority: found 100, allowed:"),
     ],
 )
