@@ -24,7 +24,7 @@ from btw_core.cutoff import kill
 from btw_core.pulse import start_of
 
 #: How often the manager is killed; every night more often.
-KILLS = 1000 if os.environ.get("BTW_NIGHTLY") else 20
+KILLS = int(os.environ.get("BTW_KILLS", "20"))
 
 SERVER = """\
 import http.server, os

@@ -110,7 +110,7 @@ class Keeper:
             self._nap()
         self._service.notify("STOPPING=1")
         if self._watchdog:
-            self._watchdog.close(disarm=True)
+            self._watchdog.close(disarm=not self._up())
         self._errands.settle(PATIENCE)
         if not self._pulse.gone():
             self._pulse.path.unlink()
