@@ -78,7 +78,8 @@ class Host:
         (self.directory / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         self._boot_id = self.directory / "boot_id"
         self._new_boot_id()
-        Path("/etc/machine-id").touch()  # where a container has none: there must be something to mount over
+        if not Path("/etc/machine-id").exists():  # in a container; there must be something to mount over
+            Path("/etc/machine-id").touch()
         self.run("sh", "-ec", """
             mount --bind machine-id /etc/machine-id
             mount --bind boot_id /proc/sys/kernel/random/boot_id

@@ -19,7 +19,7 @@ from .etcd import Member
 from .lab import LIMIT, freeze_tree, resume_tree
 
 #: Seconds between two faults, and how long one lasts: beyond T + S + g now and then.
-PAUSE, LENGTH = (0.2, 5.0), (0.3, 9.0)
+PAUSE, LENGTH = (0.2, 3.5), (0.3, 9.0)
 #: Nothing here stops what a frozen manager does not stop, so it must wake within stop_timeout (see "Time" in the
 #: design: sent + T + S); this leaves some of it for the stop.
 FREEZE = 1.0
@@ -51,10 +51,29 @@ class Storm:
             self._wait(time.monotonic() + self.chance.uniform(*PAUSE))
 
     def _fault(self) -> tuple[str, int]:
-        """A kind, and the number of its target."""
-        kinds = ["kill member", "freeze member", "cut member", "part", "cut node", "crash node", "halt node"]
-        kind = self.chance.choice([*kinds, "freeze node", "freeze nodes manager"])
-        return kind, self.chance.randrange(9 if kind == "part" else 3)
+        """A kind, and the number of its target: every other time the active node, or the leader."""
+        members = self.chance.choice([True, False])
+        if members:
+            kind = self.chance.choice(["kill member", "freeze member", "cut member"])
+        else:
+            kind = self.chance.choice(
+                ["part", "cut node", "crash node", "halt node", "freeze node", "freeze nodes manager"]
+            )
+        if kind == "part":
+            return kind, self.chance.randrange(9)
+        if self.chance.choice([True, False]):
+            worthy = self._leader() if members else self._active()
+            if worthy is not None:
+                return kind, worthy
+        return kind, self.chance.randrange(3)
+
+    def _leader(self) -> int | None:
+        leader = self.cluster.etcd.leading()
+        return self.cluster.etcd.members.index(leader) if leader else None
+
+    def _active(self) -> int | None:
+        spans = self.cluster.referee.active(PACKAGE)
+        return self.cluster.nodes.index(self.cluster.node(spans[-1])) if spans else None
 
     def _wait(self, until: float) -> None:
         """Mends what is due meanwhile."""

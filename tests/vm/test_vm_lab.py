@@ -138,9 +138,9 @@ def test_background(lab: Lab) -> None:
 def test_large_output_and_files(lab: Lab) -> None:
     """A megabyte passes the serial line unharmed, both ways."""
     text = "".join(f"{number:07d}\n" for number in range(1 << 17))
-    lab["n2"].write("/root/large", text)
-    assert lab["n2"].read("/root/large") == text
-    assert lab["n2"].run("cat", "/root/large").out == text
+    lab["n2"].write("/var/tmp/large", text)
+    assert lab["n2"].read("/var/tmp/large") == text
+    assert lab["n2"].run("cat", "/var/tmp/large").out == text
 
 
 def test_identities(lab: Lab) -> None:

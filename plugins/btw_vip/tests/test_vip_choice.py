@@ -6,9 +6,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from btw_vip.address import Address
-from btw_vip.choice import choose, networks, parse_route
+from btw_core.parameters import convert, fields
+from btw_vip.address import Address, Destination, Mac, Subnet
+from btw_vip.choice import choose, networks
 from btw_vip.kernel import Found, Link, Route
+from btw_vip.vip import Vip
 
 MAC = bytes(6)
 LO = Link(1, "lo", MAC, True, True)
@@ -55,8 +57,8 @@ def test_addresses() -> None:
 
 def test_by_name() -> None:
     """A named interface, whatever its routes; an unknown one is said with those there are."""
-    assert choose(LINKS, [], VIP, "eth0", "").link is ETH0
-    choice = choose(LINKS, [], VIP, "eth9", "")
+    assert choose(LINKS, [], VIP, "eth0", None).link is ETH0
+    choice = choose(LINKS, [], VIP, "eth9", None)
     assert choice.link is None
     assert choice.why == "there is no interface eth9 (there are: eth0, eth1, eth2)"
 
@@ -65,31 +67,31 @@ def test_by_name() -> None:
 def test_by_network(network: str) -> None:
     """The interface connected to the network: named with or without prefix, or the address's own. A route through a
     gateway does not count."""
-    assert choose(LINKS, ROUTES, VIP, "", network).link is ETH1
-    assert choose(LINKS, ROUTES[:1] + ROUTES[2:], VIP, "", network).link is None
+    assert choose(LINKS, ROUTES, VIP, "", Subnet(network) if network else None).link is ETH1
+    assert choose(LINKS, ROUTES[:1] + ROUTES[2:], VIP, "", Subnet(network) if network else None).link is None
 
 
 def test_of_several() -> None:
     """Carrier before metric, metric before anything else."""
     several = [route("172.24.49.192/26", DOWN, metric=1), route("172.24.49.192/26", ETH0, metric=200)]
-    assert choose(LINKS, several, VIP, "", "").link is ETH0
-    assert choose(LINKS, [*several, HOME], VIP, "", "").link is ETH1
-    assert choose(LINKS, several[:1], VIP, "", "").link is DOWN
+    assert choose(LINKS, several, VIP, "", None).link is ETH0
+    assert choose(LINKS, [*several, HOME], VIP, "", None).link is ETH1
+    assert choose(LINKS, several[:1], VIP, "", None).link is DOWN
 
 
 def test_longest_prefix() -> None:
     """Of two networks that hold the address the smaller one is meant."""
-    assert choose(LINKS, [route("172.24.0.0/16", ETH0), HOME], VIP, "", "").link is ETH1
+    assert choose(LINKS, [route("172.24.0.0/16", ETH0), HOME], VIP, "", None).link is ETH1
 
 
 def test_none() -> None:
     """The message names the networks there are."""
-    choice = choose(LINKS, ROUTES, Address("192.0.2.1/24"), "", "")
+    choice = choose(LINKS, ROUTES, Address("192.0.2.1/24"), "", None)
     assert choice.link is None
     assert (
         "no interface has a route to a network with 192.0.2.1 (there are: 10.0.0.0/8, 172.24.49.192/26)" in choice.why
     )
-    assert "192.0.2.0/24" in choose(LINKS, ROUTES, VIP, "", "192.0.2.0/24").why
+    assert "192.0.2.0/24" in choose(LINKS, ROUTES, VIP, "", Subnet("192.0.2.0/24")).why
 
 
 def test_networks() -> None:
@@ -102,10 +104,38 @@ def test_networks() -> None:
     assert networks(LINKS, ROUTES, addresses, ETH0) == {ip_network("10.0.0.0/8"), ip_network("10.1.2.0/24")}
 
 
-def test_routes() -> None:
+def test_destinations() -> None:
     """With a gateway or without; anything else is refused."""
-    assert parse_route("203.0.113.0/24") == (ip_network("203.0.113.0/24"), None)
-    assert parse_route("203.0.113.0/24 via 192.0.2.1") == (ip_network("203.0.113.0/24"), ip_address("192.0.2.1"))
+    alone, behind = Destination("203.0.113.0/24"), Destination("203.0.113.0/24  via 192.0.2.1")
+    assert (alone.network, alone.gateway) == (ip_network("203.0.113.0/24"), None)
+    assert (behind.network, behind.gateway) == (ip_network("203.0.113.0/24"), ip_address("192.0.2.1"))
+    assert [str(alone), str(behind)] == ["203.0.113.0/24", "203.0.113.0/24 via 192.0.2.1"]
     for text in ("", "203.0.113.0/24 by 192.0.2.1", "203.0.113.0/24 via", "203.0.113.1/24", "x"):
         with pytest.raises(ValueError):
-            parse_route(text)
+            Destination(text)
+
+
+def test_mac_addresses() -> None:
+    """As ip(8) and as Windows writes them; anything else is refused."""
+    assert Mac("02:00:5e:00:53:01") == Mac("02-00-5E-00-53-01") == bytes.fromhex("02005e005301")
+    assert str(Mac("02-00-5E-00-53-01")) == "02:00:5e:00:53:01"
+    for text in ("", "02:00:5e:00:53", "02:00:5e:00:53:01:02", "node1"):
+        with pytest.raises(ValueError, match="02:00:5e:00:53:01"):
+            Mac(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("network", "lan", "'lan'"),
+        ("gateway", "router", "'router'"),
+        ("routes", ["10.0.0.0/8 by 10.77.0.1"], "NETWORK via GATEWAY"),
+        ("macs", {"b": "eth0"}, "02:00:5e:00:53:01"),
+        ("address", "10.0.0.1", "10.0.0.1/24"),
+    ],
+)
+def test_when_a_file_is_read(key: str, value: object, says: str) -> None:
+    """Values that mean nothing are refused before anything runs, as the core refuses every value: with the reason."""
+    types = {field.encode_name: field.type for field in fields(Vip)}
+    with pytest.raises(ValueError, match=says):
+        convert(value, types[key])

@@ -12,6 +12,7 @@ from typing import Any
 from vip_lan import GENEROUS, Computer
 
 from btw_core import Failed
+from btw_core.parameters import convert, fields
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
 from btw_vip import packets
@@ -35,7 +36,9 @@ class Outcome:
 
 
 def vip(address: str = V4, **more: Any) -> Vip:
-    return Vip(address=Address(address), **more)
+    """With parameters as TOML gives them."""
+    types = {field.encode_name: field.type for field in fields(Vip)}
+    return Vip(address=Address(address), **{key: convert(value, types[key]) for key, value in more.items()})
 
 
 def perform(verb: Verb, resource: Vip, state: STATE, seconds: float = 30.0) -> Outcome:

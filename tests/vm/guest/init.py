@@ -62,11 +62,11 @@ def new_root() -> None:
     modules = f"/usr/lib/uml/modules/{os.uname().release}"
     subprocess.run(["/sbin/insmod", f"{modules}/kernel/fs/overlayfs/overlay.ko"], check=True)
     mount("/dev/ubda", "/mnt", "ext4")
-    for part in ("upper", "work", "root"):
+    for part in ("upper", "work", "top"):
         Path("/mnt", part).mkdir(exist_ok=True)
-    mount("overlay", "/mnt/root", "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work")
-    mount("/dev", "/mnt/root/dev", "", MS_MOVE)
-    os.chdir("/mnt/root")
+    mount("overlay", "/mnt/top", "overlay", 0, "lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work")
+    mount("/dev", "/mnt/top/dev", "", MS_MOVE)
+    os.chdir("/mnt/top")
     mount(".", "/", "", MS_MOVE)
     os.chroot(".")
     for kind, target, options in (

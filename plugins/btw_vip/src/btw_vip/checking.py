@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from btw_core import Problem
 from btw_core.parameters import fields
 
-from .choice import choose, networks, parse_route, wanted_network
+from .choice import choose, networks
 from .kernel import Kernel
-from .packets import parse_ip, parse_mac
 from .vip import Vip
 
 
 def problems(vip: Vip) -> list[Problem]:
     """What is wrong with it on this node, as far as the kernel says it."""
-    found = list(_words(vip))
-    if found:
-        return found
+    if vip.interface and vip.network:
+        return [Problem(key="network", text="network and interface are both given", remedy="remove one of them")]
     try:
         return [*_pointless(vip), *_here(vip, Kernel())]
     except OSError as error:
         return [Problem(text=f"the kernel cannot be asked: {error.strerror or error}", remedy="run btw as root")]
-
-
-def _words(vip: Vip) -> Iterator[Problem]:
-    """Each parameter for itself."""
-    if vip.interface and vip.network:
-        yield Problem(key="network", text="network and interface are both given", remedy="remove one of them")
-    texts: tuple[tuple[str, Callable[[str], object], Iterable[str]], ...] = (
-        ("network", wanted_network, filter(None, [vip.network])),
-        ("gateway", parse_ip, filter(None, [vip.gateway])),
-        ("routes", parse_route, vip.routes),
-        ("macs", parse_mac, vip.macs.values()),
-    )
-    for key, parse, given in texts:
-        for text in given:
-            try:
-                parse(text)
-            except ValueError as error:
-                yield Problem(key=key, text=str(error), remedy="correct it")
 
 
 def _pointless(vip: Vip) -> Iterator[Problem]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from .address import IP, Address, Network
+from .address import Address, Network, Subnet
 
 if TYPE_CHECKING:
     from .kernel import Found, Link, Route
@@ -19,13 +19,8 @@ class Choice(NamedTuple):
     why: str = ""
 
 
-def wanted_network(text: str) -> Network | IP:
-    """The parameter `network`: "192.0.2.0/24", or only its address "192.0.2.0". Raises ValueError."""
-    return ip_network(text) if "/" in text else ip_address(text)
-
-
 def choose(
-    links: Mapping[int, Link], routes: Iterable[Route], address: Address, interface: str, network: str
+    links: Mapping[int, Link], routes: Iterable[Route], address: Address, interface: str, network: Subnet | None
 ) -> Choice:
     """The named interface, or the one with a route to the network that is named or else to the address; of several one
     with carrier, then the one whose route has the lowest metric. `routes` are those of the address's IP version."""
@@ -35,8 +30,7 @@ def choose(
         return Choice(found, "" if found else f"there is no interface {interface} (there are: {known})")
     connected = [route for route in routes if not route.gateway and route.ifindex in links]
     if network:
-        wanted = wanted_network(network)
-        fitting = [r for r in connected if wanted in (r.network, r.network.network_address)]
+        fitting = [route for route in connected if network.is_(route.network)]
         why = f"no interface has a route to the network {network}"
     else:
         containing = [route for route in connected if address.ip in route.network]
@@ -57,13 +51,3 @@ def networks(
     found = {route.network for route in routes if not route.gateway and route.ifindex == link.ifindex}
     own = (each for each in addresses if each.ifindex == link.ifindex and not each.ours)
     return found | {ip_network(f"{each.ip}/{each.prefix}", strict=False) for each in own}
-
-
-def parse_route(text: str) -> tuple[Network, IP | None]:
-    """ "203.0.113.0/24 via 192.0.2.1" or "203.0.113.0/24". Raises ValueError."""
-    words = text.split()
-    if len(words) == 1:
-        return ip_network(words[0]), None
-    if len(words) != 3 or words[1] != "via":
-        raise ValueError(f'"{text}": write "NETWORK" or "NETWORK via GATEWAY"')
-    return ip_network(words[0]), ip_address(words[2])

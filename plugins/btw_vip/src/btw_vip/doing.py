@@ -20,10 +20,10 @@ from btw_core.containment import kill_process
 from btw_core.resource import Process
 
 from . import connections, herald
-from .choice import choose, parse_route
+from .choice import choose
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
 from .monitor import Monitor
-from .packets import ethertype, parse_mac, shown
+from .packets import ethertype, shown
 from .vip import Vip
 from .voice import BURST
 from .wire import Wire, announce, ask
@@ -85,8 +85,8 @@ def stop(vip: Vip, ctx: Context) -> None:
         kernel = ctx.shared(Monitor).kernel
         link = _place(vip, ctx, kernel)
         if link is not None:
-            for network, gateway in map(parse_route, vip.routes):
-                kernel.remove_route(link, network, gateway)
+            for route in vip.routes:
+                kernel.remove_route(link, route)
         foreign = []
         for found in kernel.find(vip.address.ip):
             # what is exactly as the package says is the package's, whoever put it there
@@ -165,7 +165,7 @@ def _probe(vip: Vip, ctx: Context, wire: Wire) -> None:
     mac = ask(wire, vip.address.ip, vip.probe) if vip.probe else None
     if mac is None:
         return
-    who = next((node for node, text in vip.macs.items() if parse_mac(text) == mac), None)
+    who = next((node for node, known in vip.macs.items() if known == mac), None)
     text = f"{vip.address}: {shown(mac)} on {wire.link.name} has it"
     if who is None:
         raise Failed(f"{text}; this is no node of `macs`: find that machine, or choose another address")
@@ -185,8 +185,8 @@ def _put(vip: Vip, kernel: Kernel, link: Link, *, detect: bool) -> None:
         source=vip.source,
         detect=detect,
     )
-    for network, gateway in map(parse_route, vip.routes):
-        kernel.add_route(link, network, gateway, vip.address.ip)
+    for route in vip.routes:
+        kernel.add_route(link, route, vip.address.ip)
 
 
 def _detected(vip: Vip, ctx: Context, kernel: Kernel, link: Link) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pyroute2.iproute.linux import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from .address import IP, Address, Network
+from .address import IP, Address, Destination, Network
 
 #: IFA_PROTO of our addresses (kernel 5.18 and later) and RTA_PROTOCOL of our routes.
 OURS = 66
@@ -114,13 +114,13 @@ class Kernel:
         values = {"index": found.ifindex, "address": str(found.ip), "prefixlen": found.prefix}
         self._quietly((errno.EADDRNOTAVAIL, errno.ENODEV), "addr", "del", **values)
 
-    def add_route(self, link: Link, network: Network, gateway: IP | None, source: IP) -> None:
+    def add_route(self, link: Link, wanted: Destination, source: IP) -> None:
         """Over one that is there."""
-        self._ask("route", "replace", **_route(link, network, gateway), prefsrc=str(source))
+        self._ask("route", "replace", **_route(link, wanted), prefsrc=str(source))
 
-    def remove_route(self, link: Link, network: Network, gateway: IP | None) -> None:
+    def remove_route(self, link: Link, wanted: Destination) -> None:
         """May be repeated: what is not there is no error."""
-        self._quietly((errno.ESRCH, errno.ENODEV, errno.ENETDOWN), "route", "del", **_route(link, network, gateway))
+        self._quietly((errno.ESRCH, errno.ENODEV, errno.ENETDOWN), "route", "del", **_route(link, wanted))
 
     def _quietly(self, codes: Iterable[int], *what: str, **values: Any) -> None:
         try:
@@ -185,6 +185,6 @@ def route(message: Any) -> Route:
     )
 
 
-def _route(link: Link, network: Network, gateway: IP | None) -> Mapping[str, Any]:
-    values: dict[str, Any] = {"dst": str(network), "oif": link.ifindex, "proto": OURS}
-    return values | ({"gateway": str(gateway)} if gateway else {})
+def _route(link: Link, wanted: Destination) -> Mapping[str, Any]:
+    values: dict[str, Any] = {"dst": str(wanted.network), "oif": link.ifindex, "proto": OURS}
+    return values | ({"gateway": str(wanted.gateway)} if wanted.gateway else {})

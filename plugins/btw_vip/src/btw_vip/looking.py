@@ -8,7 +8,7 @@ from btw_core.clock import boot_id, boottime
 from .choice import choose
 from .kernel import DADFAILED, TENTATIVE, Found, Link
 from .monitor import Key, Monitor
-from .packets import parse_ip, shown
+from .packets import shown
 from .vip import Vip
 from .voice import Gateways, Voices, tell
 
@@ -38,7 +38,7 @@ def status(vip: Vip, ctx: Context) -> Status:
             return Status.DOWN if watched and vip.on_carrier_loss == "move" else Status.DEGRADED
         if watched:
             _speak(vip, ctx, monitor, key, link, now if asked else None, timeout)
-        if not trouble and vip.gateway and not ctx.shared(Gateways).answers(link, parse_ip(vip.gateway)):
+        if not trouble and vip.gateway and not ctx.shared(Gateways).answers(link, vip.gateway.ip):
             trouble = f"the gateway {vip.gateway} does not answer on {link.name}"
             ctx.log(f"{vip.address}: {trouble}")
         return Status.DEGRADED if trouble else Status.UP

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from .address import IP
@@ -98,22 +98,6 @@ def claims_filter(ips: Iterable[IP], type: int) -> list[tuple[int, int, int, int
                 found += [(load_word, 0, 0, place + 4 * number), (equal, 0, rest, word)]
             found.append((answer, 0, 0, take))
     return [*found, (answer, 0, 0, 0)]
-
-
-def parse_mac(text: str) -> bytes:
-    """ "02:00:5e:00:53:01" to bytes. Raises ValueError."""
-    try:
-        mac = bytes.fromhex(text.replace(":", "").replace("-", ""))
-    except ValueError:
-        mac = b""
-    if len(mac) != 6:
-        raise ValueError(f'"{text}" is no MAC address such as 02:00:5e:00:53:01')
-    return mac
-
-
-def parse_ip(text: str) -> IP:
-    """Raises ValueError."""
-    return ip_address(text)
 
 
 def _arp(operation: int, mac: bytes, sender: IPv4Address, target_mac: bytes, target: IPv4Address) -> bytes:

@@ -10,7 +10,7 @@ from msgspec import Meta, field
 from btw_core import Context, Problem, Resource, Seconds, Status
 from btw_core.resource import CheckContext
 
-from .address import Address
+from .address import Address, Destination, Host, Mac, Subnet
 
 
 class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
@@ -26,12 +26,12 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
         str, Meta(description="where it belongs; empty: the interface with a route to `network`", examples=["eth0"])
     ] = ""
     network: Annotated[
-        str,
+        Subnet | None,
         Meta(
             description="instead of `interface`: a network of this node; empty: the one that holds the address",
             examples=["192.0.2.0/24"],
         ),
-    ] = ""
+    ] = None
     label: Annotated[
         str, Meta(description="label of an IPv4 address, as ifconfig shows it", max_length=15, examples=["eth0:web"])
     ] = ""
@@ -41,7 +41,7 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
     )
     source: Annotated[bool, Meta(description="IPv6: this node's own connections may come from the address")] = False
     routes: Annotated[
-        tuple[str, ...],
+        tuple[Destination, ...],
         Meta(
             description='"NETWORK" or "NETWORK via GATEWAY", reached from this address while it is here',
             examples=[["203.0.113.0/24 via 192.0.2.1"]],
@@ -59,7 +59,7 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
         Meta(description="what start does when a node of `macs` still answers; a stranger is always refused"),
     ] = "refuse"
     macs: Annotated[
-        dict[str, str],
+        dict[str, Mac],
         Meta(description="node = MAC address of its interface", examples=[{"node2": "02:00:5e:00:53:01"}]),
     ] = field(default_factory=dict)
     refresh: Annotated[
@@ -73,11 +73,11 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
         int, Meta(ge=0, description="how often within a minute it is put back after somebody deleted it")
     ] = 5
     gateway: Annotated[
-        str,
+        Host | None,
         Meta(
             description="degraded when this neighbour does not answer; empty: nobody is asked", examples=["192.0.2.1"]
         ),
-    ] = ""
+    ] = None
 
     def start(self, ctx: Context) -> None:
         """Refuses without carrier, or when somebody else has the address."""
