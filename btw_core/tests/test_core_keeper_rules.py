@@ -58,8 +58,8 @@ def test_limits_that_nobody_told_are_no_deadline() -> None:
         (99.0, None, ""),  # loading
         (100.0 - FIRST_BEAT, None, ""),
         (99.9 - FIRST_BEAT, None, "no beat for 30.10 s (allowed: 30 s)"),
-        (90.0, 80.0, ""),  # the beat of its predecessor does not count against it
-        (60.0, 50.0, "no beat for 40.00 s (allowed: 30 s)"),
+        (98.5, 80.0, ""),  # an attached keeper has only just begun to look at it,
+        (97.0, 80.0, "no beat for 3.00 s (allowed: 2 s)"),  # and gives it no more time than any other
     ],
 )
 def test_a_manager_without_a_beat_is_killed(started: float, beat: float | None, killed: str) -> None:

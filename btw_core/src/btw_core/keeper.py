@@ -158,8 +158,7 @@ class Keeper:
             self._renew()
         elif boottime() >= self._next:
             self._start()
-        if not decision.kill:
-            self._service.alive()
+        self._service.alive()
         return None
 
     def _up(self) -> list[tuple[str, float]]:

@@ -17,7 +17,7 @@ class Seen(NamedTuple):
     """What a keeper knows at an instant. Instants are on CLOCK_BOOTTIME."""
 
     now: float
-    started: float  # when the present manager was started
+    started: float  # when the present manager was started, or first looked at
     beat: float | None  # its last beat; None: not yet
     stall: float  # seconds without a beat after which it counts as stalled
     leases: Mapping[str, tuple[float, float]]  # package -> lost_at, hard; the last that could be read
@@ -51,7 +51,7 @@ def decide(seen: Seen) -> Decision:
             late = [name for name, (_, each) in sorted(seen.leases.items()) if each <= seen.now]
             fence = f"{', '.join(late)}: not known to be down {seen.now - hard:.2f} s after the hard deadline"
     silent = seen.now - (seen.started if seen.beat is None else max(seen.beat, seen.started))
-    limit = FIRST_BEAT if seen.beat is None or seen.beat < seen.started else seen.stall
+    limit = FIRST_BEAT if seen.beat is None else seen.stall
     if silent > limit:
         kill = f"no beat for {silent:.2f} s (allowed: {limit:g} s)"
     return Decision(feed=seen.now + seen.window <= hard, kill=kill, fence=fence)
