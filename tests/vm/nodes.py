@@ -9,11 +9,12 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from btw_core.timing import Timing
+from vm.control import Spawned
 from vm.lab import Lab, LabError, Machine, clock
 from vm.machine import TESTS
 
@@ -27,6 +28,8 @@ MARGIN = 3.0
 NOW = 0.3
 #: Directory in which whoever looks up a name hangs in state D, and the file that makes the package's stop do so.
 HANG, ARMED = "/mnt/hang", "/run/stop-hangs"
+#: Only who was killed while he waits there is in D; before that he is in S.
+HANGING = f"{{ cat {HANG}/file & sleep 0.2; kill -9 $!; wait; }}"
 
 PULSE = """
 import json, sys
@@ -73,14 +76,16 @@ class Node:
             f"[package]\npace = {timing.pace:g}\ntimeout = {timing.timeout:g}\n"
             f"start_timeout = {timing.start_timeout:g}\nstop_timeout = {timing.stop_timeout:g}\n"
             f'[[resource]]\ntype = "service"\ncommand = {words}\n'
-            f'[[resource]]\nname = "hook"\ntype = "exec"\nstart = "touch /run/hook"\nstatus = "test -e /run/hook"\n'
-            f'stop = "rm -f /run/hook; test ! -e {ARMED} || cat {HANG}/file"\n',
+            '[[resource]]\nname = "hook"\ntype = "exec"\nstart = "touch /run/hook"\nstatus = "test -e /run/hook"\n'
+            f'stop = "rm -f /run/hook; test ! -e {ARMED} || {HANGING}"\n',
         )
 
     # ---- btw
     def begin(self) -> None:
         """`btw run` in the background, unless it runs. Returns when it answers."""
         if self.pids() is None:
+            # closed in order it lets the node live, unlike with this kernel's default
+            self.machine.run("modprobe", "softdog", "nowayout=0")
             self.machine.run("btw", "run", "-d", self.package, timeout=LIMIT)
 
     def halves(self) -> list[dict[str, Any]]:
@@ -134,9 +139,9 @@ class Node:
         until(lambda: serving.text == "m", "a file system that hangs")
         self.machine.write(ARMED, "")
 
-    def hung(self) -> str:
-        """What hangs in state D, with its parent: one line each."""
-        return self.machine.run("sh", "-c", "ps -eo stat,pid,ppid,wchan:24,args | grep '^[D]'", check=False).out
+    def watch(self) -> Spawned:
+        """Prints what hangs there in state D."""
+        return self.machine.spawn("sh", "-c", f"while sleep 0.1; do ps -eo stat,args | grep '^D.* {HANG}/'; done")
 
 
 @dataclass(frozen=True)
@@ -162,13 +167,16 @@ class Cluster:
             node.write(lab, timing, self_fence)
         self.nodes[0].machine.run("btw", "init", timeout=LIMIT)
 
-    def configure(self, self_fence: str) -> None:
-        """Another self_fence, on both nodes."""
+    def configure(self, timing: Timing, self_fence: str) -> None:
+        """Other settings on both nodes. The package is halted, and its stop does not hang."""
+        self.heal()
+        self.timing, self._settled = timing, ""
         for node in self.nodes:
-            if node.pids() is not None:
-                node.machine.run("btw", "stop", PACKAGE, timeout=LIMIT)
+            node.machine.run("rm", "-f", ARMED)
+            node.machine.run("btw", "stop", PACKAGE, timeout=LIMIT)
+        for node in self.nodes:
             until(lambda node=node: not node.halves(), f"btw has ended on {node.name}")  # type: ignore[misc]
-            node.write(self.lab, self.timing, self_fence)
+            node.write(self.lab, timing, self_fence)
 
     @property
     def bound(self) -> float:
@@ -215,7 +223,7 @@ class Cluster:
         return Story(node, other, at, last, first, boot)
 
     def heard(self, story: Story) -> list[float]:
-        """When the service was active at the struck node after it was at the other, in the very life that was struck."""
+        """When the service was active at the struck node after it was at the other, in the life that was struck."""
         reports = self.lab.referee.reports(PACKAGE, story.node.name)
         return [each.at for each in reports if each.life.startswith(story.boot) and each.at >= story.first]
 
@@ -250,10 +258,3 @@ def until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> Non
     while not condition():
         assert clock() < end, f"not within {limit:g} s: {what}"
         time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def laboratory(timing: Timing) -> Iterator[Lab]:
-    """Three machines and a store. A watchdog that btw does not set would wait for a minute."""
-    with Lab(machines=3, etcd=1, watchdog=60) as lab:
-        yield lab
