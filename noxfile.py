@@ -113,9 +113,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """Ten minutes of random faults and twenty outages on a real etcd, then the simulation over many more seeds:
-    `nox -s nightly -- --seeds 100000`."""
+    """A thousand kills of a manager, ten minutes of random faults and twenty outages on a real etcd, then the
+    simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
     install(session, *TEST_TOOLS)
+    session.run("pytest", "tests/system/test_system_keeper.py", "-k", "killed_again", env={"BTW_KILLS": "1000"})
     storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "20000"]))

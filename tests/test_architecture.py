@@ -21,9 +21,10 @@ MAX_LINES = 400
 
 #: Kinds of modules of btw_core as in docs/design.md "Modules of btw-core"; all others are adapters to the system.
 KINDS = {
-    "pure": "types timing fsm lease events",
+    "pure": "types timing fsm lease events faults safety",
     "contract": "clock store ports resource hooks",
-    "shell": "desk health session claim work memory controller manager",
+    "shell": "desk health session claim work debts memory controller manager",
+    "keeper": "pulse keeper_rules watchdog cutoff steady errands service life keeper",
     "node": "node",
     "cli": "cli",
     "testing": "testing",
@@ -32,11 +33,14 @@ MAY_IMPORT = {
     "pure": {"pure"},
     "contract": {"pure", "contract"},
     "shell": {"pure", "contract", "shell"},
-    "adapter": {"pure", "contract", "adapter"},
-    "node": {"pure", "contract", "shell", "adapter"},
-    "cli": {"pure", "contract", "shell", "adapter", "node"},
-    "testing": {"pure", "contract", "shell", "adapter", "node", "testing"},
+    "keeper": {"keeper"},  # and PLAIN
+    "adapter": {"pure", "contract", "keeper", "adapter"},
+    "node": {"pure", "contract", "shell", "keeper", "adapter"},
+    "cli": {"pure", "contract", "shell", "keeper", "adapter", "node"},
+    "testing": {"pure", "contract", "shell", "keeper", "adapter", "node", "testing"},
 }
+#: What a keeper may import besides: the standard library is all that these need.
+PLAIN = {"clock", "journal"}
 #: Later ones may import earlier ones, never the other way; one line is one step of the design's chain.
 CHAIN = [
     "timing",
@@ -45,7 +49,7 @@ CHAIN = [
     "lease fsm",
     "desk health",
     "session claim work",
-    "memory",
+    "debts memory",
     "controller",
     "manager",
     "node",
@@ -144,11 +148,27 @@ def test_imports_run_one_way() -> None:
     """Each kind of module imports only the kinds allowed to it, and no module imports a later step of the chain."""
     wrong = []
     for module, name, path in edges():
-        if kind_of(name) not in MAY_IMPORT[kind_of(module)]:
+        plain = kind_of(module) == "keeper" and name in PLAIN
+        if not plain and kind_of(name) not in MAY_IMPORT[kind_of(module)]:
             wrong.append(f"{path} ({kind_of(module)}) imports {name} ({kind_of(name)})")
         elif STEP_OF.get(module, len(CHAIN)) < STEP_OF.get(name, -1):
             wrong.append(f"{path}: imports {name}, which comes later in the chain")
     assert not wrong
+
+
+def test_a_keeper_needs_nothing_but_the_standard_library() -> None:
+    """What looks after everything else loads no plugin, no struct library, no event loop, and starts no thread."""
+    code = "import sys, btw_core.keeper, threading; print(threading.active_count(), *sys.modules)"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    threads, *loaded = done.stdout.split()
+    tops = {name.partition(".")[0] for name in loaded if "." not in name or name.startswith("btw_core")}
+    foreign = tops - set(sys.stdlib_module_names) - {"btw_core", "__main__", "sitecustomize", "usercustomize"}
+    foreign = {name for name in foreign if not name.startswith(("_", "sphinxcontrib"))}
+    assert threads == "1" and not foreign, foreign
+    assert "asyncio" not in loaded
+    mine = {name.removeprefix("btw_core.") for name in loaded if name.startswith("btw_core.")}
+    assert mine == set(KINDS["keeper"].split()) | PLAIN
 
 
 def test_imports_have_no_cycle() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_core import fsm
+from btw_core import fsm, safety
 from btw_core.checks import timeline
 from btw_core.timing import Timing
 from btw_core.types import State
@@ -20,6 +20,7 @@ from btw_core.types import State
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = {
     "states.md": fsm.markdown(),
+    "safety.md": safety.markdown(),
     "timeline.md": f"```text\n{timeline(Timing())}\n```",
 }
 PART = re.compile(r"(?<=<!-- generated -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
@@ -32,12 +33,12 @@ def test_generated_part_is_up_to_date(name: str) -> None:
     assert found == [GENERATED[name]], f"docs/{name} is out of date: run python tests/test_docs_generated.py"
 
 
-def test_module_prints_the_states() -> None:
-    """`python -m btw_core.fsm` prints what docs/states.md shows."""
-    done = subprocess.run(
-        [sys.executable, "-m", "btw_core.fsm"], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.rstrip("\n") == GENERATED["states.md"]
+@pytest.mark.parametrize(("module", "name"), [("fsm", "states.md"), ("safety", "safety.md")])
+def test_module_prints_its_page(module: str, name: str) -> None:
+    """`python -m btw_core.fsm` prints what docs/states.md shows, and so does safety."""
+    command = [sys.executable, "-m", f"btw_core.{module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.rstrip("\n") == GENERATED[name]
 
 
 def test_diagram_has_every_state_and_every_change() -> None:
@@ -51,7 +52,7 @@ def test_diagram_has_every_state_and_every_change() -> None:
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_design_leads_to_the_pictures(name: str) -> None:
-    """docs/design.md links both."""
+    """docs/design.md links each."""
     assert f"]({name})" in (DOCS / "design.md").read_text()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_core_plugins import ONE_TYPE, Site
 
-from btw_core.checks import limits, timeline
+from btw_core.checks import timeline
 from btw_core.cli.check import command
 from btw_core.plugins import RESOURCES
 from btw_core.timing import Timing
@@ -45,7 +45,7 @@ def btw_resource_types():
 
 class Checker:
     def __init__(self, directory: Path, site: Site) -> None:
-        self.directory = directory
+        self.directory, self.site = directory, site
         (directory / "packages").mkdir(parents=True)
         site.install("btw-pool", {RESOURCES: ["pool"]}, ONE_TYPE.format(cls="Pool", tag="pool"))
         site.install("btw-fussy", {RESOURCES: ["fussy"]}, FUSSY)
@@ -159,26 +159,49 @@ def test_btw_toml_that_is_wrong_ends_the_check(checker: Checker) -> None:
 
 
 def test_the_report(checker: Checker) -> None:
-    """Text and JSON show each distinct time line with its packages, and what is not guarded against."""
+    """Text and JSON show each distinct time line with its packages, and what nothing guards against."""
     for name, timeout in [("a", 30), ("b", 30), ("c", 60)]:
         checker.package(name, POOL.replace("/a", f"/{name}"), head=f"timeout = {timeout}\n")
     done = checker.run()
     assert "Worst failover of a, b, when its node vanishes:" in done.stdout
     assert "Worst failover of c, when its node vanishes:" in done.stdout
-    assert "What this is worth:" in done.stdout
+    assert "What nothing guards a, b with lock local, self_fence none against:\n" in done.stdout
+    assert "  Two at once are possible: store data set back" in done.stdout
+    assert "NEVER TWO" not in done.stdout
     assert done.stdout.endswith("3 packages read, 0 errors, 0 warnings.\n")
     said = json.loads(checker.run("--json").stdout)
     assert (said["ok"], said["packages"], said["problems"]) == (True, ["a", "b", "c"], [])
     assert [each["packages"] for each in said["timings"]] == [["a", "b"], ["c"]]
     assert said["timings"][0]["lease"] == pytest.approx(61.7)
-    assert said["limits"]
+    assert [each["packages"] for each in said["safety"]] == [["a", "b"], ["c"]]
+    assert said["safety"][0]["rows"][0]["two"]["kept"] is True
 
 
-def test_the_limits_depend_on_the_lock() -> None:
-    """One computer: nothing takes over when it fails. Several: what self_fence costs, in never-two or always-one."""
-    assert "this computer only" in limits("local:/x", "none")[0]
-    assert "until then they run nowhere" in limits("etcd://h", "none")[0]
-    assert "Two at once are possible" in limits("etcd://h", "stop")[1]
+FENCER = """
+class Fencer(Resource, tag="fencer"):
+    layer = "fencing"
+    shared = True
+
+@hookimpl
+def btw_resource_types():
+    return [Fencer]
+"""
+
+
+def test_the_safety_table_of_a_package(checker: Checker, tmp_path: Path) -> None:
+    """A package that is named gets the whole table in a terminal's width, with its own times and the node's settings;
+    it counts whether its shared disks are fenced."""
+    checker.site.install("btw-fencer", {RESOURCES: ["fencer"]}, FENCER)
+    checker.package("a", 'type = "fencer"', head="timeout = 60\n")
+    checker.package("b", POOL)
+    (checker.directory / "btw.toml").write_text(f'lock = "local:{tmp_path}/x.db"\nself_fence = "stop"\n')
+    done = checker.run("a")
+    assert "What keeps the promises of a with lock local, self_fence stop, when a fault" in done.stdout
+    assert "at H (90 s)" in done.stdout
+    assert max(map(len, done.stdout.partition("FAULT  ")[2].splitlines())) <= 100
+    said = json.loads(checker.run("--json").stdout)["safety"]
+    assert [(each["packages"], each["fenced_on_disk"]) for each in said] == [(["a"], True), (["b"], False)]
+    assert {each["self_fence"] for each in said} == {"stop"}
 
 
 @given(st.builds(Timing, pace=st.floats(0.1, 9), timeout=st.floats(10, 1e4), stop_timeout=st.floats(0.1, 1e4)))

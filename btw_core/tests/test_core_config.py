@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from test_core_plugins import ONE_TYPE, Site
 
-from btw_core.config import Package, Setup, load_all, load_package, load_setup
+from btw_core.config import Package, load_all, load_package
 from btw_core.plugins import EXTENSIONS, RESOURCES, Plugins
 from btw_core.resource import ConfigError, Problem
+from btw_core.settings import Setup, load_setup
 from btw_core.timing import Timing
 from btw_core.types import ResourceSpec
 
@@ -223,7 +224,7 @@ POOL = '[[resource]]\ntype = "pool"\npath = "/x"\n'
         ("[package]\ntimeout = 4\n" + POOL, "web.toml:2: timeout: timeout 4 s <= pace 4 s"),
         ("[package]\npace = 40\n" + POOL, "web.toml:2: pace: timeout 30 s <= pace 40 s"),
         ("[package]\nstop_timeout = 0\n" + POOL, "web.toml:2: stop_timeout: stop_timeout = 0 s: must be greater"),
-        ('[package]\non_stop_failure = "fence"\n' + POOL, "needs something that can fence"),
+        ('[package]\non_stop_failure = "fence"\n' + POOL, "cannot fence this node"),
         ('[package]\non_stop_failure = "pray"\n' + POOL, 'allowed: "hold"'),
         ("[package]\nnodes = []\n" + POOL, "no node may run it"),
         ('[[resource]]\ntype = "disk"\ndevice = "/d"\ncount = 7\n', "7 is unlucky"),
@@ -274,8 +275,8 @@ def test_everything_wrong_in_btw_toml(node: Node) -> None:
         '3: node: found "-a", allowed: 1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit; '
         'set node = "..."',
         '4: lock: found "nothing", allowed: "scheme:rest"; such as "local:/PATH"',
-        '5: watchdog: found "/dev/watchdog", allowed: "none"; this release has no more yet; remove the line',
-        "6: self_fence: found 1, allowed: text",
+        '5: watchdog: found "/dev/watchdog", but self_fence is "none"; write self_fence = "watchdog"',
+        '6: self_fence: found 1, allowed: "none" or "stop" or "reboot" or "watchdog"',
         "7: clock_error: found 0.7, allowed: number, at least 0, less than 0.5",
         "8: scheduling_slack: found -1, allowed: seconds (must be finite and not negative)",
         "9: plugins: found 3, allowed: table",
@@ -346,3 +347,28 @@ def test_two_packages_of_one_name(node: Node) -> None:
     assert packages == []
     assert ["two packages of one name: web and web.toml" in problem.text for problem in problems] == [False, True]
     assert "`-x` is no package name" in problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('self_fence = "watchdog"\n', 'watchdog: names no device; such as watchdog = "/dev/watchdog"'),
+        ('watchdog = "/dev/watchdog"\nself_fence = "reboot"\n', 'but self_fence is "reboot"; write self_fence ='),
+        ('self_fence = "watchdog"\nwatchdog = "/dev/x"\nwatchdog_timeout = 0.5\n', "found 0.5 s, allowed: at least 1"),
+        ("priority = 100\n", "priority: found 100, allowed:"),
+    ],
+)
+def test_what_no_keeper_could_do_is_refused(node: Node, text: str, said: str) -> None:
+    """A device without self_fence, self_fence without a device, and times and priorities that there are not."""
+    node.config(text)
+    (problem,) = node.refused()
+    assert said in problem
+
+
+def test_the_watchdog_is_part_of_the_times(node: Node) -> None:
+    """W belongs to the lease, and a package whose times leave no room for it is refused with the inequality."""
+    node.config('lock = "local:/x"\nself_fence = "watchdog"\nwatchdog = "/dev/watchdog"\nwatchdog_timeout = 20\n')
+    (problem,) = node.refused("[package]\ntimeout = 20\nstop_timeout = 20\n" + POOL)
+    assert "2 x watchdog_timeout 20 s > timeout 20 + stop_timeout 20 - pace 4" in problem
+    node.package("web.toml", POOL.replace("/x", "/y"))
+    assert node.load().spec.timing.watchdog == 20.0

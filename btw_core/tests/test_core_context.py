@@ -149,10 +149,12 @@ class TestRun:
         """At the deadline the command and its children are killed, also those that ignore TERM."""
         ctx = FakeContext(seconds=1.5)
         before = boottime()
-        with pytest.raises(Failed, match=r"did not end within 1\.[0-9]+ s and was killed; it said last: working"):
+        words = r"did not end within 1\.[0-9]+ s and was killed; it said last: working"
+        with pytest.raises(Failed, match=words) as told:
             ctx.run(f"trap '' TERM; sleep 1000 & echo $! > {tmp_path}/pid; echo working; wait")
         assert boottime() - before < GENEROUS
         child = int((tmp_path / "pid").read_text())
+        assert f"; until then: pid {child} (sleep" in str(told.value)
         ended.append(child)
         wait_gone(child)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from btw_core import lease
 from btw_core.controller import Controller
 from btw_core.lease import PackageRecord
-from btw_core.ports import HaltAsked, Looked, ResourceHealth
+from btw_core.ports import HaltAsked, Looked, Operation, ResourceHealth
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
@@ -175,6 +176,137 @@ def test_of_two_debts_each_is_paid_its_own_way() -> None:
     assert case.state is State.UNKNOWN
 
 
+# ---- the keeper
+FORMER = Incarnation(node="a", machine="m", boot="b", nonce="former", slot="web", home="a.1")
+
+
+def test_the_keeper_knows_before_the_first_effect_and_until_it_is_down() -> None:
+    """Before the start is asked for it is told until when; a renewal moves that on; verified down ends it."""
+    case = Case(FREE)
+    told: list[dict[str, tuple[float, float]]] = []
+    operate = case.executor.operate
+
+    def see(operation: Operation) -> None:
+        told.append(dict(case.keeper.told))
+        operate(operation)
+
+    case.executor.operate = see  # type: ignore[method-assign]
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    limits = SPEC.timing.lost_at(1000), SPEC.timing.hard_at(1000)
+    assert told == [{"web": limits}]
+    case.clock.time += 4
+    case.controller.renewed(1003)
+    assert case.keeper.told == {"web": (limits[0] + 3, limits[1] + 3)}
+    case.ends(ok=False)
+    assert case.keeper.told
+    for _ in range(3):
+        case.ends()
+    assert case.stops() == ["disk"] and case.keeper.told == {}
+
+
+def _left(limits: tuple[float, float] | None, saved: bool = True) -> Case:
+    case = Case.__new__(Case)
+    Bench.__init__(case)
+    if saved:
+        case.disk.saved["web"] = Saved(incarnation=FORMER, term=3, may_be_up=True)
+    case.keeper.left = {"web": limits}
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=FORMER))
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    return case
+
+
+def test_a_former_lease_that_runs_out_is_stopped_without_the_store() -> None:
+    """The store does not answer: what a dead manager left up is stopped at that manager's lost_at; until then the
+    keeper keeps hearing of the former limits, not of later ones."""
+    case = _left((1010.0, 1040.0))
+    assert case.keeper.told == {} or case.keeper.told == {"web": (1010.0, 1040.0)}
+    case.wait(9.9)
+    assert not case.executor.operations
+    case.wait(0.2)
+    assert case.state is State.FAILING and case.stops() == ["web"]
+    assert case.keeper.told == {"web": (1010.0, 1040.0)}
+
+
+def test_an_adopted_lease_does_not_run_out() -> None:
+    """The record is read in time: adopted, and the former limit means nothing any more."""
+    case = _left((1010.0, 1040.0))
+    case.read()
+    assert case.state is State.UNKNOWN
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.wait(11)
+    assert case.stops() == [] and case.keeper.told["web"] == (SPEC.timing.lost_at(1000), SPEC.timing.hard_at(1000))
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_nothing_is_known_of_has_run_out(saved: bool) -> None:
+    """No pulse where the disk says that it may be up, or a pulse that says so where the disk has forgotten."""
+    case = _left((990.0, 1020.0) if not saved else None, saved=saved)
+    case.wait(0.1)
+    assert case.state is State.FAILING and case.stops() == ["web"]
+
+
+def test_no_lock_is_taken_without_a_keeper() -> None:
+    """Nobody would cut this node off: it does not take, and takes once a keeper is there."""
+    case = Case(FREE, reads=False)
+    case.keeper.lives = False
+    case.read()
+    assert case.record().holder is None
+    case.keeper.lives = True
+    case.read()
+    assert case.record().holder == ME
+
+
+def test_nothing_begins_that_the_watchdog_could_not_cut_off() -> None:
+    """A start needs now + 2 W before H, besides the lock."""
+    case = Case(FREE)
+    case.keeper.window = 25.0  # T + S = 60
+    case.clock.time += 9.9
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    (start,) = case.executor.operations
+    assert start.not_after == 1010.0
+    case = Case(FREE)
+    case.keeper.window = 25.0
+    case.clock.time += 10.1
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    assert [each.verb for each in case.executor.operations] == [Verb.SWEEP]
+
+
+def test_frozen_while_halted_it_hears_first_what_it_owes() -> None:
+    """Halted, the store silent; frozen long past its patience: on resume it waits once more instead of leaving at once,
+    so a reading can still show a debt of ours."""
+    case = Case(FREE)
+    case.controller.halt(HaltAsked(cause="SIGTERM"))
+    for _ in range(2):
+        while case.executor.operations and case.state is not State.HALTED:
+            case.ends()
+    case.clock.time += 500  # SIGSTOP
+    case.desk.fire()
+    assert not case.controller.left
+    case.wait(30)
+    assert case.controller.left
+
+
+def test_what_keeps_it_stuck_is_told_once() -> None:
+    """Stuck: what the first survey finds alive, and on what it hangs, is a line of the journal; `status` shows what the
+    last one found, and nothing once a stop is tried again."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.halt(HaltAsked(cause="a person"))
+    case.wait(SPEC.timing.stop_timeout)
+    assert case.state is State.STUCK
+    for left in (("pid 12 (umount), state D in nfs_wait",), ("pid 12 (umount), state S in nfs_wait",)):
+        case.wait(SPEC.timing.pace)
+        survey = case.executor.operations[-1]
+        assert survey.verb is Verb.SURVEY
+        case.executor.end(survey, survivors=left)
+        assert case.controller.summary()["survivors"] == list(left)
+    told = [line["cause"] for line in case.journal.lines if "still alive" in line.get("cause", "")]
+    assert told == ["still alive: pid 12 (umount), state D in nfs_wait"]
+    case.controller.halt(HaltAsked(cause="a person"))
+    assert case.controller.summary()["survivors"] == []
+
+
 def test_who_fenced_itself_costs_the_taker_no_pace() -> None:
     """Taken from a silent holder that promised to stop: the debt is settled by the next write, not a pace later."""
     holder = msgspec.structs.replace(OTHER, machine="m2", self_fence="stop")
@@ -183,3 +315,35 @@ def test_who_fenced_itself_costs_the_taker_no_pace() -> None:
     case.read()
     assert case.state is State.UNKNOWN and case.record().unfenced == ()
     assert [line["state"] for line in case.journal.lines if line["event"] == "transition"] == ["fencing", "unknown"]
+
+
+def test_a_node_that_wants_to_be_fenced_tells_its_keeper_so() -> None:
+    """on_stop_failure = "fence": H is now, and no renewal moves it; verified down ends that."""
+    case = Case(FREE)
+    case.controller.situation = msgspec.structs.replace(case.controller.situation, on_stop_failure="fence")
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.halt(HaltAsked(cause="SIGTERM"))
+    case.ends(ok=False)
+    for _ in range(2):
+        case.ends()
+    assert case.state is State.STUCK and case.keeper.told == {"web": (1000.0, 1000.0)}
+    case.clock.time += 4
+    case.controller.renewed(1003)
+    assert case.keeper.told == {"web": (1000.0, 1000.0)}
+    case.controller.halt(HaltAsked(cause="btw stop"))
+    for _ in range(4):
+        case.ends()
+    assert case.keeper.told == {}
+
+
+def test_a_node_that_lost_its_disk_between_two_lives_still_stops_what_is_up() -> None:
+    """The record names a life whose memory was lost; the next life remembered only that something may be up. That is
+    no taker that has seen us down: it is stopped, and the keeper hears of it until then (simulation, seed 10295)."""
+    second = msgspec.structs.replace(FORMER, nonce="second")
+    case = _left((1050.0, 1090.0))
+    case.disk.saved["web"] = Saved(incarnation=second, term=3, may_be_up=True)
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    case.read()
+    assert case.state is State.FAILING and case.stops() == ["web"]
+    assert case.keeper.told == {"web": (1050.0, 1090.0)}

@@ -35,8 +35,8 @@ StartSucceeded  .      .   .   .               ru  .                  .         
 StartFailed     .      .   .   .               fg  .                  .                  .         .         .            .   .
 StartOverdue    .      .   .   .               fg  .                  .                  .         .         .            .   .
 StopVerified    .      .   .   .               .   .                  .                  hd/of     hd/of/fd  .            .   .
-StopFailed      .      .   .   .               .   .                  .                  sk        sk        .            .   .
-StopOverdue     .      .   .   .               .   .                  .                  sk        sk        .            .   .
+StopFailed      .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
+StopOverdue     .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
 HardDeadline    .      .   .   .               .   .                  .                  sk        sk        sk           .   .
 SurvivorsGone   -      -   .   .               .   .                  .                  -         -         fg/sk        -   -
 HaltAskedFor    hd     hd  hd  hg              hg  hg                 hg                 hg        hg        hg           -   hd
@@ -253,14 +253,16 @@ class Watch:
 def shape(s: Situation, now: float) -> tuple[Any, ...]:
     """Situations of one shape are alike to the table."""
     late = s.hard is not None and now >= s.hard
-    return (s.state, s.held, s.hard is None, late, s.cut, s.gone, s.halt, bool(s.off), s.deadline is None)
+    known = (s.state, s.held, s.hard is None, late, s.cut, s.gone, s.halt, bool(s.off), s.deadline is None)
+    return (*known, s.on_stop_failure)
 
 
 def test_every_row_is_taken_on_some_path() -> None:
     """From the beginning each row can be reached by what the shell may bring; on all these paths the rules hold."""
     taken: set[Row] = set()
     seen = set()
-    queue = deque([(Situation(timing=TIMING), 0.0, True, False)])
+    begin = (Situation(timing=TIMING, on_stop_failure=what) for what in ("hold", "fence"))
+    queue = deque((situation, 0.0, True, False) for situation in begin)
     while queue:
         situation, now, verified, lost = queue.popleft()
         for event in possible(situation, now):
@@ -585,3 +587,13 @@ def test_situation_is_not_changed_by_a_step() -> None:
     copy = msgspec.structs.replace(situation)
     step(situation, ev.HealthSeen(at=9999.0, health=Health.CRITICAL))
     assert situation == copy
+
+
+@pytest.mark.parametrize("kind", [ev.StopFailed, ev.StopOverdue])
+def test_a_stop_that_fails_fences_only_where_that_is_wanted(kind: type[Event]) -> None:
+    """on_stop_failure = "hold" keeps the lock; "fence" has this node fenced, and keeps it too until then."""
+    for what, actions in (("hold", (ev.CancelOperations(),)), ("fence", (ev.CancelOperations(), ev.FenceSelf()))):
+        package = Package().runs().halts()
+        package.situation = msgspec.structs.replace(package.situation, on_stop_failure=what)
+        package.meets(kind)
+        assert package.does(State.STUCK, *actions) and package.situation.held

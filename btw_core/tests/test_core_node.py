@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from btw_core.containment import find_cgroup_root, home_of
-from btw_core.node import DEFECT, LateStore
+from btw_core.node import DEFECT
 from btw_core.resource import ConfigError, Problem
 from btw_core.store import Store, StoreUnavailable
+from btw_core.store_late import LateStore
 from btw_core.store_local import LocalStore
 
 
@@ -97,7 +98,7 @@ def test_a_defect_ends_the_manager_at_once(tmp_path: Path) -> None:
     """A manager that no longer thinks must not go on renewing: traceback, a line in the journal, exit code 70."""
     program = f"""
 import asyncio, sys
-from btw_core.config import load_setup
+from btw_core.settings import load_setup
 from btw_core.containment import find_cgroup_root, home_of
 from btw_core.node import run_node
 def goal(manager):

@@ -315,3 +315,15 @@ def test_answers_after_the_goodbye_change_nothing() -> None:
     case.store.answer()
     case.wait(100)
     assert case.committed == [1000] and not case.store.calls
+
+
+def test_without_a_keeper_nothing_is_renewed() -> None:
+    """A keeper that does not beat: no attempt; as soon as one does, the next."""
+    case = Case().registers()
+    case.keeper.lives = False
+    case.wait(3 * TIMING.pace)
+    assert not case.store.calls and case.session.trouble == "no keeper watches over this manager"
+    case.keeper.lives = True
+    case.wait(TIMING.retry)
+    case.store.answer()
+    assert len(case.committed) == 2 and case.session.trouble == ""

@@ -198,6 +198,25 @@ def test_a_stop_that_takes_too_long_is_killed_and_the_next_begun() -> None:
     assert case.outcomes[1:] == [Outcome(Verb.STOP, False, "stop of ip was killed: not done in time (3.0 s)")]
 
 
+def test_the_last_line_of_an_operation_is_told() -> None:
+    """What an operation has printed last stands in what it is doing, and in why it was killed; what another resource
+    prints does not, nor what the one before it did."""
+    case = started().begins(Verb.STOP)
+    case.work.heard("web", "closing")
+    case.work.heard("disk", "hello")
+    assert case.work.describe() == "stop of web, 0.0 s; it said last: closing"
+    case.ends()
+    assert case.work.describe() == "stop of ip, 0.0 s"
+    slow = case.last
+    case.work.heard("ip", "still in use")
+    case.wait(3)
+    case.work.heard("ip", "late")
+    case.executor.end(slow, ok=False, error="killed")
+    case.ends()
+    told = "stop of ip was killed: not done in time (3.0 s); it said last: still in use"
+    assert case.outcomes[1:] == [Outcome(Verb.STOP, False, told)]
+
+
 def test_what_cannot_be_killed_delays_the_next_only_by_the_grace() -> None:
     """A killed stop that does not vanish: after KILL_GRACE the next resource is stopped beside it, and the package is
     not verified down as long as it lives."""

@@ -19,10 +19,13 @@ from btw_core import fsm, lease
 from btw_core.claim import Claim
 from btw_core.controller import Controller
 from btw_core.desk import Desk
+from btw_core.keeper_rules import Decision, Seen
 from btw_core.lease import Judgement, Sighting, View
 from btw_core.memory import Memory
 from btw_core.ports import Operation, OperationEnded
 from btw_core.session import Session
+from btw_core.testing.sim import keeper as sim_keeper
+from btw_core.testing.sim.keeper import SimPulse
 from btw_core.testing.sim.runner import run_seed
 from btw_core.testing.sim.store import SimStore
 from btw_core.types import Health, State, Verb
@@ -286,6 +289,36 @@ def self_fence_trusted_too_early() -> AbstractContextManager[None]:
     return replaced(lease, "judge", new)
 
 
+def watchdog_fed_without_regard_to_h() -> AbstractContextManager[None]:
+    def new(decide: Callable[[Seen], Decision]) -> Callable[[Seen], Decision]:
+        return lambda seen: decide(seen)._replace(feed=True, fence="")
+
+    return replaced(sim_keeper, "decide", new)
+
+
+def watchdog_fed_until_h() -> AbstractContextManager[None]:
+    """Not only while it could still fire by H."""
+
+    def new(decide: Callable[[Seen], Decision]) -> Callable[[Seen], Decision]:
+        return lambda seen: decide(seen._replace(window=0.0))._replace(fence="")
+
+    return replaced(sim_keeper, "decide", new)
+
+
+def node_not_fenced_at_h() -> AbstractContextManager[None]:
+    """A stall is still mended, and the watchdog fed as ever while its keeper thinks of H as far away."""
+
+    def new(decide: Callable[[Seen], Decision]) -> Callable[[Seen], Decision]:
+        return lambda seen: decide(seen._replace(leases={}))
+
+    return replaced(sim_keeper, "decide", new)
+
+
+def told_after_the_effect() -> AbstractContextManager[None]:
+    """The keeper never hears of a package that may be up."""
+    return replaced(SimPulse, "lease", lambda _original: lambda _self, _package, _lost_at, _hard: None)
+
+
 MUTATIONS = (
     release_after_a_failed_stop,
     release_with_an_operation_pending,
@@ -306,6 +339,10 @@ MUTATIONS = (
     restart_without_a_look,
     silence_alone_trusted,
     self_fence_trusted_too_early,
+    watchdog_fed_without_regard_to_h,
+    node_not_fenced_at_h,
+    watchdog_fed_until_h,
+    told_after_the_effect,
 )
 
 

@@ -18,7 +18,10 @@ from typing import Any
 import pytest
 
 from btw_core.cli.events import Tail
+from btw_core.clock import boot_id
 from btw_core.containment import OBSERVER, ZYGOTE, containment, find_cgroup_root, home_of
+from btw_core.cutoff import kill
+from btw_core.pulse import Keeper, Manager, Pulse, start_of
 from btw_core.store_guard import Guard, default_runtime
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,7 +36,9 @@ d={data}
 alive() {{ test -e /proc/$1 && ! grep -q ') [ZX] ' /proc/$1/stat 2>/dev/null; }}
 case "$1" in
 echo)
-    case "$2" in pace) echo 0.5;; timeout) echo 2;; start_timeout) echo {start_timeout};; stop_timeout) echo 3;; esac;;
+    case "$2" in
+    pace) echo 0.5;; timeout) echo {timeout};; start_timeout) echo {start_timeout};; stop_timeout) echo 3;;
+    esac;;
 start)
     for pid in $(cat $d/starts 2>/dev/null); do alive $pid && echo "overlap $BTW_NODE" >> $d/log; done
     echo $$ >> $d/starts
@@ -65,12 +70,14 @@ class Cluster:
         self.data.mkdir()
 
     # ---- what a person does
-    def script(self, name: str, *, start: str = ":", stop: str = ":", start_timeout: float = 10) -> None:
+    def script(
+        self, name: str, *, start: str = ":", stop: str = ":", start_timeout: float = 10, timeout: float = 2
+    ) -> None:
         """A package script; `start` and `stop` are lines of shell in the midst of those."""
         data = self.data / name
         data.mkdir()
         file = self.directory / "packages" / name
-        file.write_text(SCRIPT.format(data=data, start=start, stop=stop, start_timeout=start_timeout))
+        file.write_text(SCRIPT.format(data=data, start=start, stop=stop, start_timeout=start_timeout, timeout=timeout))
         file.chmod(0o755)
 
     def log(self, package: str) -> list[str]:
@@ -83,7 +90,7 @@ class Cluster:
         (self.data / package / f"status-{node}").write_text(str(code))
 
     def run(self, node: str, *packages: str) -> subprocess.Popen[str]:
-        """`btw run` in a session of its own; returns at once."""
+        """`btw run` in a session of its own, which becomes a keeper; returns at once."""
         process = subprocess.Popen(
             self._command("run", *packages, "--node", node),
             stdin=subprocess.DEVNULL,
@@ -105,6 +112,38 @@ class Cluster:
         output, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, output
         return output
+
+    def halves(self, node: str, slot: str = "web") -> tuple[Manager, Keeper]:
+        """Who looks after it, and who is looked after. Waits until both have said so."""
+        found: list[tuple[Manager, Keeper]] = []
+
+        def look() -> bool:
+            with contextlib.suppress(OSError, ValueError):
+                pulse = Pulse.open(self.directory / "run" / node / f"{slot}.pulse", boot_id())
+                manager, keeper = pulse.manager(), pulse.keeper()
+                pulse.close()
+                if manager is not None and keeper is not None:
+                    found.append((manager, keeper))
+            return bool(found)
+
+        self.until(look, f"pulse of {slot} on {node}")
+        return found[0]
+
+    def kill_manager(self, node: str, slot: str = "web") -> None:
+        """SIGKILL; its keeper starts another one."""
+        manager, _ = self.halves(node, slot)
+        kill(manager.pid, manager.start)
+
+    def crash(self, process: subprocess.Popen[str], node: str, slot: str = "web") -> None:
+        """SIGKILL to keeper and manager of this `btw run` at once: nobody is left to start another one."""
+        manager, keeper = self.halves(node, slot)
+        for pid, start in ((keeper.pid, keeper.start), (manager.pid, manager.start)):
+            if start_of(pid) == start:
+                os.kill(pid, signal.SIGSTOP)
+        kill(manager.pid, manager.start)
+        kill(keeper.pid, keeper.start)
+        process.wait(LIMIT)
+        self.until(lambda: start_of(manager.pid) != manager.start, "the manager is gone")
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "btw_core.cli", *words, "--dir", str(self.directory)]
@@ -143,11 +182,11 @@ class Cluster:
     # ---- the end
     def kill_all(self) -> None:
         """Whatever is left of any node, and its cgroups."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate(timeout=LIMIT)
         end = time.monotonic() + LIMIT
+        while self._kill_run() and time.monotonic() < end:
+            time.sleep(0.05)
+        for process in self._processes:
+            process.communicate(timeout=LIMIT)
         while sum(map(self._kill_started, self._homes())) and time.monotonic() < end:
             time.sleep(0.05)
         for home in self._homes():
@@ -156,6 +195,17 @@ class Cluster:
                 with contextlib.suppress(OSError):  # still dying
                     Path(directory).rmdir()
         Guard(default_runtime(), (self.directory / "state" / "local.db").resolve()).file.unlink(missing_ok=True)
+
+    def _kill_run(self) -> int:
+        """Every keeper and manager of these nodes; they start each other, so until there is none."""
+        mark, count = str(self.directory).encode() + b"\0", 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                pid, line = int(entry.name), (entry / "cmdline").read_bytes() + b"\0"
+                if mark in line and b"btw_core.cli\0run\0" in line and (start := start_of(pid)):
+                    kill(pid, start)
+                    count += 1
+        return count
 
     def _homes(self) -> list[str]:
         return [home_of(state.name, state) for state in (self.directory / "state").glob("*/")]

@@ -59,8 +59,7 @@ def test_try_starts_leaves_up_and_stops(cluster: Cluster) -> None:
     assert "btw run web -d --node n1" in cluster.btw("status", *n1).stdout
     process = cluster.run("n1", "web")
     cluster.until(lambda: any("adopted" in e.get("cause", "") for e in cluster.read()), "adopted")
-    process.kill()
-    process.wait(LIMIT)
+    cluster.crash(process, "n1")
     stopped = cluster.btw("try", "web", "stop", *n1, "--json")
     said = json.loads(stopped.stdout)
     assert stopped.returncode == 0 and said["ok"] and "script" in said["seconds"]
@@ -117,17 +116,17 @@ def test_a_new_package_does_not_wait_and_a_lost_record_does(cluster: Cluster) ->
 def test_unlock_is_refused_where_it_is_certainly_wrong(cluster: Cluster) -> None:
     """A package that is active on this very computer is stopped, not unlocked."""
     cluster.script("web")
-    process = cluster.run("n1", "web")
+    cluster.run("n1", "web")
     cluster.wait("n1", "running")
     refused = cluster.btw("unlock", "web", "--confirmed")
     assert refused.returncode == 75 and "btw stop web" in refused.stderr
-    process.send_signal(signal.SIGSTOP)
-    try:
-        frozen = cluster.btw("unlock", "web", "--confirmed")
-        assert frozen.returncode == 75 and "end it before" in frozen.stderr
-    finally:
-        process.send_signal(signal.SIGCONT)
-    cluster.end(process)
+    manager, keeper = cluster.halves("n1")
+    for pid in (keeper.pid, manager.pid):
+        os.kill(pid, signal.SIGSTOP)
+    frozen = cluster.btw("unlock", "web", "--confirmed")
+    assert frozen.returncode == 75 and "end it before" in frozen.stderr
+    for pid in (manager.pid, keeper.pid):
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_node_that_may_not_run_it_is_refused(cluster: Cluster) -> None:

@@ -80,8 +80,7 @@ def test_a_manager_killed_during_a_start_leads_to_no_second_start_beside_it(clus
     cluster.until(lambda: cluster.log("web") == ["begin n1"], "start begins")
     cluster.run("n2", "web")
     time.sleep(moment)  # the moment is what is tried, nothing waits for it
-    first.kill()
-    first.wait(30)
+    cluster.crash(first, "n1")
     seen = len(cluster.read())
     cluster.run("n1", "web")
     cluster.until(
@@ -93,11 +92,10 @@ def test_a_manager_killed_during_a_start_leads_to_no_second_start_beside_it(clus
 
 def test_a_new_manager_adopts_what_runs(cluster: Cluster) -> None:
     """A manager that was killed and started again goes on with the package, without a start or a stop."""
-    cluster.script("web")
+    cluster.script("web", timeout=20)
     first = cluster.run("n1", "web")
     cluster.wait("n1", "running")
-    first.kill()
-    first.wait(30)
+    cluster.crash(first, "n1")
     seen = len(cluster.read())
     second = cluster.run("n1", "web")
     acquired = cluster.wait("n1", "unknown", after=seen)
@@ -114,7 +112,7 @@ def test_a_vanished_manager_is_taken_over_and_what_it_left_is_ended(cluster: Clu
     cluster.wait("n1", "running")
     cluster.run("n2", "web")
     cluster.wait("n2", "", event="began")
-    first.kill()
+    cluster.crash(first, "n1")
     cluster.wait("n2", "fencing")
     cluster.wait("n2", "running")
     assert cluster.log("web") == ["begin n1", "end n1", "begin n2", "end n2"]

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from .config import Package, Setup, load_all, load_package
+from .config import Package, load_all, load_package
 from .plugins import EXTENSIONS, LAYERS, LOCKS, Plugins, missing
 from .resource import CheckContext, ConfigError, Problem, Resource, Sibling
+from .settings import Setup
 from .timing import Timing
 from .toml import load
 
@@ -27,6 +28,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         """No errors; warnings do not count."""
         return all(problem.severity != "error" for problem in self.problems)
+
+    def cases(self) -> list[tuple[Timing, bool, list[str]]]:
+        """Every distinct timing, and whether shared disks are fenced, with the names of its packages."""
+        found: dict[tuple[Timing, bool], list[str]] = {}
+        for package in self.packages:
+            found.setdefault((package.spec.timing, fenced_on_disk(package)), []).append(package.name)
+        return [(timing, fenced, names) for (timing, fenced), names in found.items()]
 
     def timings(self) -> list[tuple[Timing, list[str]]]:
         """Every distinct timing with the names of its packages."""
@@ -52,6 +60,11 @@ def check(setup: Setup, plugins: Plugins, names: Sequence[str] = ()) -> Report:
     return Report(
         lock=setup.lock, self_fence=setup.config.self_fence, packages=tuple(packages), problems=tuple(problems)
     )
+
+
+def fenced_on_disk(package: Package) -> bool:
+    """Its shared disks refuse a node that lost them (a resource such as scsi_pr)."""
+    return any(resource.layer == "fencing" and resource.shared for resource in package.resources)
 
 
 def _absent(names: set[str], setup: Setup, plugins: Plugins) -> list[Problem]:
@@ -183,7 +196,7 @@ def timeline(timing: Timing) -> str:
     rows = [
         (0.0, "the last renewal that was committed is sent; the node vanishes"),
         (t.timeout, f"T = {t.timeout:g} s: there the lock counts as lost and everything is stopped"),
-        (t.timeout + t.stop_timeout, f"S = {t.stop_timeout:g} s: there the hard deadline, what is left is killed"),
+        (t.timeout + t.stop_timeout, f"S = {t.stop_timeout:g} s: there the hard deadline, what is left is cut off"),
         (t.lease, f"g = {t.grace:g} s ({grace}): L = T + S + g, a stand-by may take the lock"),
         (
             t.worst_failover(),
@@ -191,33 +204,3 @@ def timeline(timing: Timing) -> str:
         ),
     ]
     return "\n".join([f"  |{bar}|", *(f"  {f'{at:.1f} s':>9}  {text}" for at, text in rows)])
-
-
-def limits(lock: str, self_fence: str) -> list[str]:
-    """What this release guards against and what not, in plain words, for the lock in use and this node's self_fence."""
-    if lock.startswith("local:"):
-        return [
-            "The embedded lock serves this computer only: nothing takes over when the computer itself fails.",
-            "A manager that is killed or frozen here is no danger: who takes its lock first kills that manager and the "
-            "package's operations and sees them gone.",
-        ]
-    if self_fence == "none":
-        fate = [
-            'self_fence = "none": when this node vanishes, others take the lock after L, but start nothing until this '
-            "node has reported its packages down, has booted anew, or a person says `btw unlock --confirmed`: until "
-            "then they run nowhere.",
-            'self_fence = "stop" in btw.toml lets others trust that this node stops by itself in time. That holds when '
-            "it is cut off or loses power, not when its manager is killed or frozen and what it runs is not.",
-        ]
-    else:
-        fate = [
-            'self_fence = "stop": when this node vanishes, others start its packages after L, for by then it has '
-            "stopped them by itself, or lost its power.",
-            "Two at once are possible when the manager of this node is killed or frozen, and not what it runs: this "
-            "release has no watchdog and no power or storage fencing yet.",
-        ]
-    return [
-        *fate,
-        "A virtual machine that is paused or set back to a snapshot does not see its clock move: nothing guards "
-        "against what it does before it notices.",
-    ]

@@ -180,7 +180,7 @@ class Claim:
             predecessor=self.predecessor,
         )
         self._sighting = judged.sighting
-        if judged.take is None:
+        if judged.take is None or not self.desk.ports.keeper.attached():
             return
         sent = self.desk.now()
         self._taking = (judged.take, sent, judged.adopted)

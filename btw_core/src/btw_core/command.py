@@ -167,12 +167,14 @@ def execute(
     feed: Callable[[bytes], None] | None = None,
     stderr: bool = True,
     tied: bool = False,
+    explain: Callable[[int], Sequence[str]] | None = None,
 ) -> Completed:
     """Run a command in a session of its own until *it* has ended; what it left behind is not waited for.
 
     Blocks at most `limit` seconds, then kills its process group and waits `KILL_GRACE` seconds more. `feed` gets the
     output as it comes; `stderr=False` leaves standard error out; `tied`: the command dies with this process (only in a
-    single-threaded one). Any exit code is fine. Raises Failed when it cannot be executed or did not end in time.
+    single-threaded one). Any exit code is fine. Raises Failed when it cannot be executed or did not end in time, with
+    what `explain` then says of the session that the command leads.
     """
     if limit <= 0:
         raise Failed(f"`{shown(command)}` was not begun: no time is left")
@@ -220,15 +222,18 @@ def execute(
         poll = select.poll()
         poll.register(reader, select.POLLIN)
         poll.register(pidfd, select.POLLIN)
-        overrun = False
+        overrun = ""
+
+        def where() -> str:
+            return "; ".join(explain(process.pid) if explain else []) or describe(process.pid)
+
         while pidfd not in (ready := dict(poll.poll(max(0.0, end - boottime()) * 1000))):
             if reader in ready:
                 take(reader, 1)
             if boottime() >= end:
                 if overrun:
-                    survivor = describe(process.pid)
-                    raise Failed(f"`{shown(command)}` survives SIGKILL: {survivor}; see what it waits for")
-                overrun, end = True, boottime() + KILL_GRACE
+                    raise Failed(f"`{shown(command)}` survives SIGKILL: {where()}; mend what it waits for")
+                overrun, end = where(), boottime() + KILL_GRACE
                 # EPERM: it is another user's by now; then it survives and is named above
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -236,5 +241,6 @@ def execute(
         take(reader, _DRAIN)
         code, output = process.wait(), tail.decode(errors="replace")
     if overrun:
-        raise Failed(f"`{shown(command)}` did not end within {limit:.3g} s and was killed{last_said(output)}")
+        said = f"{last_said(output)}; until then: {overrun}"
+        raise Failed(f"`{shown(command)}` did not end within {limit:.3g} s and was killed{said}")
     return Completed(code=code, output=output)

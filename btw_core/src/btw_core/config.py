@@ -1,21 +1,20 @@
-"""btw.toml and package files to specs, with everything that is wrong in a file said at once."""
+"""Package files to specs, with everything that is wrong in a file said at once."""
 
 from __future__ import annotations
 
 import os
 import re
-import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Meta
 
 from .parameters import closest, fields, literal
-from .places import Places, places
-from .resource import ConfigError, Problem, Resource, Seconds
+from .places import Places
+from .resource import ConfigError, Problem, Resource
+from .settings import NAME, NAME_RULE, NodeConfig, PackageTable, keys
 from .tables import Reader
 from .timing import Timing, violations
 from .toml import Document, load
@@ -26,57 +25,8 @@ if TYPE_CHECKING:
 
 _Type = type[Resource]
 
-#: Package, node, cluster and resource names: they become file names, cgroups, keys and environment.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,38}")
-NAME_RULE = "1 to 39 letters, digits, `.`, `_` or `-`, the first a letter or digit"
-_LOCK = re.compile(r"[a-z][a-z0-9_-]*:.+")
-_SECRET = re.compile(r"//[^/]*@")
 _TIMES = ("stop_timeout", "start_timeout", "timeout", "pace")
-_IN_PACKAGE_FILE = "below [package] in a package file"
 _IGNORED = re.compile(r"\..*|README.*|.*~|.*\.swp|#.*#")
-
-
-class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """`btw.toml`: this node and its cluster."""
-
-    cluster: Annotated[str, Meta(description="name of the cluster, the same on every node")] = "btw"
-    node: Annotated[str, Meta(description="name of this node; default: the host name up to its first dot")] = ""
-    lock: Annotated[
-        str | None,
-        Meta(description="store: scheme:rest; default: the embedded store, which serves one computer"),
-    ] = None
-    watchdog: Annotated[str, Meta(description="watchdog device")] = "none"
-    self_fence: Annotated[
-        str, Meta(description='"stop": others may trust that this node stops by itself what it lost the lock of')
-    ] = "none"
-    clock_error: Annotated[
-        float, Meta(ge=0, lt=0.5, description="share by which the clocks of two nodes may run apart")
-    ] = 0.01
-    scheduling_slack: Annotated[Seconds, Meta(description="how late a process may run that should run now")] = Seconds(
-        0.5
-    )
-    plugins: Annotated[
-        dict[str, dict[str, Any]], Meta(description="settings of extensions and stores: [plugins.NAME]")
-    ] = {}
-
-    @property
-    def lock_explicit(self) -> bool:
-        """Somebody wrote the lock down: an embedded one is meant, and not merely what happened to be there."""
-        return self.lock is not None
-
-
-class PackageTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The table `[package]`."""
-
-    description: Annotated[str, Meta(description="one line for `status`")] = ""
-    pace: Annotated[Seconds, Meta(description="how often status is asked and the lock renewed")] = Seconds(4)
-    timeout: Annotated[Seconds, Meta(description="how long it may be unhealthy, or the lock unrenewed")] = Seconds(30)
-    start_timeout: Annotated[Seconds, Meta(description="how long one start may take")] = Seconds(30)
-    stop_timeout: Annotated[Seconds, Meta(description="how long stopping everything may take")] = Seconds(30)
-    nodes: Annotated[
-        list[str] | Literal["*"], Meta(description="nodes that may run it", examples=[["node1", "node2"]])
-    ] = "*"
-    on_stop_failure: Annotated[str, Meta(description='"hold": keep the lock until a person decides')] = "hold"
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,72 +45,6 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         line = self.document.line("package", "nodes")
         return f"{self.file}:{line}: package `{self.name}` is for nodes {', '.join(self.nodes)}, this node is `{node}`"
-
-
-class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What every command needs to know first."""
-
-    places: Places
-    config: NodeConfig
-    restrict: tuple[str, ...] | None = None  # --plugins
-
-    @property
-    def lock(self) -> str:
-        """The store to open: as written, or the embedded one at its usual place."""
-        return self.config.lock or f"local:{self.places.local_lock}"
-
-
-def load_setup(
-    dir: str | None = None, node: str | None = None, lock: str | None = None, plugins: str | None = None
-) -> Setup:
-    """Places, btw.toml and what the command line says over it. Blocks on the disk. Raises ConfigError."""
-    where = places(dir)
-    said = {key: value for key, value in (("node", node), ("lock", lock)) if value is not None}
-    return Setup(places=where, config=load_config(where.config, said), restrict=words(plugins))
-
-
-def words(plugins: str | None) -> tuple[str, ...] | None:
-    """What `--plugins a,b` restricts to; None: not given."""
-    return None if plugins is None else tuple(filter(None, map(str.strip, plugins.split(","))))
-
-
-def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig:
-    """`btw.toml` (a missing one is all defaults); `said` is what the command line says for `node` and `lock`.
-    Raises ConfigError with every problem."""
-    said = said or {}
-    reader = Reader(load(file, optional=True))
-    values = reader.table(NodeConfig, reader.document.data, (), dict.fromkeys(_keys(PackageTable), _IN_PACKAGE_FILE))
-    for key, allowed in (("watchdog", ("none",)), ("self_fence", ("none", "stop"))):
-        if values.get(key, "none") not in allowed:
-            text = f'found "{values[key]}", allowed: {", ".join(map(literal, allowed))}; this release has no more yet'
-            reader.problem(text, "remove the line", key)
-    values = {"node": socket.gethostname().partition(".")[0]} | values
-    for key in ("cluster", "node"):
-        if key in values and key not in said and not NAME.fullmatch(values[key]):
-            where = "" if key in reader.document.data else " (it comes from the host name)"
-            reader.problem(f'found "{values[key]}"{where}, allowed: {NAME_RULE}', f'set {key} = "..."', key)
-    if "lock" in values:
-        values["lock"] = _lock(values["lock"], file.parent)
-        if "lock" not in said and _SECRET.search(values["lock"]):
-            text = "a user or password stands in it, where logs show it (not shown here)"
-            reader.problem(text, "write them below [plugins.SCHEME], and change this password", "lock")
-        elif "lock" not in said and not _LOCK.fullmatch(values["lock"]):
-            reader.problem(f'found "{values["lock"]}", allowed: "scheme:rest"', 'such as "local:/PATH"', "lock")
-    if "node" in said and not NAME.fullmatch(said["node"]):
-        reader.problems.append(Problem(text=f'found "{said["node"]}", allowed: {NAME_RULE}', key="--node"))
-    if "lock" in said and _SECRET.search(said["lock"]):
-        text = "a user or password stands in it, where `ps` shows it: write them below [plugins.SCHEME] of btw.toml"
-        reader.problems.append(Problem(text=text, remedy="change this password", key="--lock"))
-    elif "lock" in said and not _LOCK.fullmatch(said["lock"]):
-        reader.problems.append(Problem(text=f'found "{said["lock"]}", allowed: scheme:rest', key="--lock"))
-    reader.finish()
-    return NodeConfig(**values | {**said, **({"lock": _lock(said["lock"], Path.cwd())} if "lock" in said else {})})
-
-
-def _lock(lock: str, base: Path) -> str:
-    """The path of an embedded store made absolute, for `run -d` changes directory."""
-    scheme, _, rest = lock.partition(":")
-    return f"local:{base.absolute() / rest}" if scheme == "local" and rest else lock
 
 
 def load_package(name: str, config: NodeConfig, places: Places, plugins: Plugins) -> Package:
@@ -255,11 +139,11 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
     elif not tables:
         reader.problem("has no [[resource]]: there is nothing to run", "add one, see `btw plugin list`")
     types = [_type(reader, table, index, config, plugins) for index, table in enumerate(tables)]
-    resource_keys = {key for cls in types if cls for key in _keys(cls)} or _keys(Resource)
+    resource_keys = {key for cls in types if cls for key in keys(cls)} or keys(Resource)
     home = (
-        dict.fromkeys(_keys(NodeConfig), "in btw.toml")
+        dict.fromkeys(keys(NodeConfig), "in btw.toml")
         | dict.fromkeys({"type", *resource_keys}, "below [[resource]]")
-        | dict.fromkeys(_keys(PackageTable), "below [package]")
+        | dict.fromkeys(keys(PackageTable), "below [package]")
     )
     for key in document.data:
         if key not in ("package", "resource"):
@@ -278,6 +162,7 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
             name=name,
             timing=_timing(table, config),
             resources=tuple(_spec(resource) for resource in resources),
+            on_stop_failure=table.on_stop_failure,
             description=table.description,
             path=document.file,
         ),
@@ -290,11 +175,12 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
 def _package_table(reader: Reader, said: dict[str, Any], config: NodeConfig, home: Mapping[str, str]) -> PackageTable:
     values = reader.table(PackageTable, said, ("package",), home)
     action = values.get("on_stop_failure", "hold")
-    if action in ("fence", "exit"):
-        text = f'found "{action}", which needs something that can fence; this release has nothing yet'
-        reader.problem(text, 'allowed: "hold"', "package", "on_stop_failure")
-    elif action != "hold":
-        reader.problem(f'found "{action}", allowed: "hold"', "", "package", "on_stop_failure")
+    if action == "fence" and config.self_fence not in ("reboot", "watchdog"):
+        text = f'found "fence", but self_fence = "{config.self_fence}" in btw.toml cannot fence this node'
+        remedy = 'set self_fence = "reboot" or "watchdog" there, or "hold" here'
+        reader.problem(text, remedy, "package", "on_stop_failure")
+    elif action not in ("hold", "fence"):
+        reader.problem(f'found "{action}", allowed: "hold", "fence"', "", "package", "on_stop_failure")
     nodes = values.get("nodes", "*")
     for index, node in enumerate(nodes):
         if node != "*" and not NAME.fullmatch(node):
@@ -317,6 +203,7 @@ def _timing(table: PackageTable, config: NodeConfig) -> Timing:
         stop_timeout=float(table.stop_timeout),
         clock_error=config.clock_error,
         slack=float(config.scheduling_slack),
+        watchdog=config.window,
     )
 
 
@@ -383,7 +270,3 @@ def _spec(resource: Resource) -> ResourceSpec:
         start_timeout=None if resource.start_timeout is None else float(resource.start_timeout),
         stop_timeout=None if resource.stop_timeout is None else float(resource.stop_timeout),
     )
-
-
-def _keys(struct: type[msgspec.Struct]) -> set[str]:
-    return {field.encode_name for field in fields(struct)}

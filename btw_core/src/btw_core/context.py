@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from .clock import boottime
 from .command import Command, Stat, argv_of, cannot_execute, child_setup, ending, execute, last_said, proc_stat, shown
+from .explain import newest
 from .resource import CannotTell, Completed, Failed, Process
 from .types import Reason, Verb
 
@@ -126,6 +127,7 @@ class RealContext:
                 input=input,
                 feed=self._lines.feed if operating else None,
                 tied=operating,
+                explain=newest if operating else None,
             )
             if ok and done.code not in ok:
                 allowed = ", ".join(map(str, ok))

@@ -9,6 +9,7 @@ import msgspec
 from . import events as ev
 from . import lease
 from .claim import Claim, describe
+from .debts import Debts
 from .desk import Desk
 from .events import Action, Event
 from .fsm import WATCHED, Situation, step, timers
@@ -31,7 +32,7 @@ class Controller:
     def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation) -> None:
         self.desk, self.spec, self.me = desk, spec, me
         self.name = spec.name
-        self.situation = Situation(timing=spec.timing)
+        self.situation = Situation(timing=spec.timing, on_stop_failure=spec.on_stop_failure)
         self.since = desk.now()
         self.cause = "began"
         self.left = False
@@ -51,14 +52,18 @@ class Controller:
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
         )
+        self.debts = Debts(desk, spec, me, self.claim, operation=self._operation, say=self._say)
         self._look: tuple[int, float] | None = None  # the look that has not been answered
+        self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
-        self._asking = False  # a survey or fence is under way
+        self._asking = False  # a survey is under way
         self._said = ""  # the last note since the last change of state
 
     def begin(self) -> None:
         """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
         self.memory.load()
+        if self.memory.limits is not None:
+            self.desk.at(self.memory.limits[0], ("lapse", self.name), self._lapsed)
         if self.memory.off:
             self.apply(ev.SwitchedOff(at=self.desk.now(), cause=self.memory.off))
         self._pace()
@@ -67,9 +72,12 @@ class Controller:
     # ---- what the manager passes on
     def seen(self, view: View, recheck: float = 0.0) -> None:
         self.claim.seen(view, recheck)
-        gone = [debt.nonce for debt in self.claim.debts if lease.rebooted(view, debt)]
-        if gone:
-            self.claim.settle(gone)
+        self.debts.seen(view)
+
+    def renewed(self, sent: float) -> None:
+        """The session's renewal that was sent at `sent` is committed."""
+        self.claim.renewed(sent)
+        self.memory.tell_keeper()
 
     def halt(self, asked: HaltAsked) -> None:
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
@@ -135,6 +143,7 @@ class Controller:
         for action in actions:
             self._do(action)
         self._settle_wanted()
+        self.memory.tell_keeper()
         self._rearm()
 
     def _do(self, action: Action) -> None:
@@ -143,9 +152,10 @@ class Controller:
             case ev.Look():
                 self._ask_look()
             case ev.Fence():
-                self._fence()
+                self.debts.pay()
             case ev.StartResources():
                 self.memory.begun()
+                self.memory.tell_keeper()  # before the effect
                 self.health.clear()
                 self.work.begin(
                     Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
@@ -153,6 +163,7 @@ class Controller:
             case ev.HealResources():
                 self._heal()
             case ev.StopResources():
+                self.survivors = ()
                 reach = self.work.reach if self.memory.may_be_up or self.work.reach else len(self.spec.resources)
                 order = Order(
                     verb=Verb.STOP,
@@ -169,6 +180,8 @@ class Controller:
                 self._held_up = self._held_up or bool(self.work.alive)
             case ev.CutOff():
                 self.desk.operate(self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey())
+            case ev.FenceSelf():
+                self.memory.fate = self.desk.now()
             case ev.SwitchOff():
                 self.memory.off = action.cause
                 self.memory.try_save()
@@ -216,6 +229,12 @@ class Controller:
         if not self.claim.held:
             self.memory.consider(record, self.situation.state)
 
+    def _lapsed(self) -> None:
+        """A former life's lease has run out, and nobody has said whose the lock is."""
+        waits = self.situation.state in (State.STANDBY, State.OFF)
+        if waits and self.memory.may_be_up:
+            self._left_behind("the lease of this node's former manager has run out")
+
     def _left_behind(self, cause: str) -> None:
         hard = self.desk.now() + self.spec.timing.stop_timeout
         self.apply(ev.LeftBehind(at=self.desk.now(), cause=cause, hard=hard))
@@ -225,8 +244,14 @@ class Controller:
         cause = self.situation.off or self.cause
         self.claim.release(self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now())))
         if self.situation.state is State.HALTED and not self.left:
-            patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
-            self.desk.at(self.desk.now() + patience, ("leave", self.name), self._leave)
+            self._wait_to_leave()
+
+    def _wait_to_leave(self) -> None:
+        patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry
+        due = self.desk.now() + patience
+        # fired much too late it was frozen, and has not heard yet what it owes to whoever took the lock
+        do = lambda: self._leave() if self.desk.now() < due + patience else self._wait_to_leave()  # noqa: E731 - short
+        self.desk.at(due, ("leave", self.name), do)
 
     def _leave(self) -> None:
         if not self.left and self.memory.may_be_up:  # halted before the store said whose it is
@@ -238,30 +263,6 @@ class Controller:
         for key in ("leave", "pace"):
             self.desk.forget((key, self.name))
 
-    def _fence(self) -> None:
-        trusted = [debt for debt in self.claim.debts if lease.fences_itself(debt, self.me)]
-        if trusted:
-            who = ", ".join(f"{debt.node} (self_fence {debt.self_fence})" for debt in trusted)
-            self._say(f"former holder {who} has fenced itself: its lease is over")
-            self.claim.settle(debt.nonce for debt in trusted)
-        owing = [debt for debt in self.claim.debts if debt not in trusted]
-        if self._asking or not owing:
-            return
-        debt = owing[0]
-
-        def ended(report: OperationEnded) -> None:
-            self._asking = False
-            if report.ok:
-                self._say(f"former holder {debt.node} is down: {report.error or 'its processes are gone'}")
-                self.claim.settle([debt.nonce], self._fence)
-            else:
-                left = f" ({'; '.join(report.survivors)})" if report.survivors else ""
-                self._say(f"not started: former holder {debt.node} is not known to be down: {report.error}{left}")
-
-        self._asking = True
-        deadline = self.desk.now() + self.spec.timing.stop_timeout
-        self.desk.operate(self._operation(Verb.FENCE, deadline, target=debt), ended)
-
     # ---- operations
     def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
         number = f"{self.me.nonce}.{self.desk.number()}.0"
@@ -271,7 +272,11 @@ class Controller:
         return self.desk.now() + SOON
 
     def _may_begin(self) -> float | None:
-        return self.claim.lost_at if self.claim.believes() else None
+        """The instant before which an effect must begin: with the lock, and early enough to be cut off by H."""
+        if not self.claim.believes():
+            return None
+        limit = self.spec.timing.hard_at(self.claim.sent) - 2 * self.desk.ports.keeper.window
+        return min(self.claim.lost_at, limit) if self.desk.now() < limit else None
 
     def _heal(self) -> None:
         if self.work.busy:
@@ -302,6 +307,7 @@ class Controller:
                 self.apply(ev.StopVerified(at=now, cause=f"in {now - self.work.began:.1f} s"))
             case _:
                 self._held_up = bool(outcome.survivors) or bool(self.work.alive)
+                self.survivors = outcome.survivors
                 self.apply(ev.StopFailed(at=now, cause=outcome.cause))
 
     def _survey(self) -> None:
@@ -311,6 +317,9 @@ class Controller:
             self._asking = False
             if self.situation.state is not State.STUCK:
                 return
+            if report.survivors and not self.survivors:
+                self._say(f"still alive: {'; '.join(report.survivors)}")
+            self.survivors = report.survivors
             if not report.ok or report.survivors or self.work.alive:
                 self._held_up = True
             elif self._held_up:
@@ -335,7 +344,7 @@ class Controller:
             if self.situation.gone and self._look is None:
                 self._ask_look()  # nothing is left alive: only a status that says down is missing
         elif self.situation.state is State.FENCING:
-            self._fence()
+            self.debts.pay()
 
     def _watch(self) -> None:
         """Ask for news from now on, and for the whole picture now."""
@@ -371,6 +380,7 @@ class Controller:
             "lease_left": round(self.claim.lost_at - now, 2) if self.claim.held else None,
             "off": self.situation.off,
             "working_on": self.work.describe(),
+            "survivors": list(self.survivors),
             "resources": [
                 msgspec.to_builtins(self.health[r.name])
                 if r.name in self.health and self.situation.state in (*WATCHED, State.STUCK)

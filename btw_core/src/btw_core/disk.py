@@ -55,6 +55,20 @@ class FileDisk:
         with contextlib.suppress(OSError):  # a full disk: the holder's name is for messages only
             os.pwrite(descriptor, f"pid {os.getpid()} ({_command_line()})\n".encode(), 0)
 
+    def elsewhere(self, package: str) -> bool:
+        """Another manager of this node has the package. Does not block."""
+        try:
+            descriptor = os.open(self.directory / f"{package}.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:  # no manager of this node has ever had it
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def load(self, package: str) -> Saved | None:
         """See `ports.Disk`. Raises OSError, ValueError (damaged, with the remedy)."""
         path = self._path(package)

@@ -152,6 +152,10 @@ class CutOff(Action, frozen=True):
     """Kill every process of the package on this node."""
 
 
+class FenceSelf(Action, frozen=True):
+    """This node is to be fenced now: what does not stop must not stay up."""
+
+
 class SwitchOff(Action, frozen=True, kw_only=True):
     """Remember on this node's disk that it does not take part any more."""
 

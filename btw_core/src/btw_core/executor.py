@@ -76,6 +76,11 @@ class RealExecutor:
         """0 while there is none."""
         return self._process.pid if self._process else 0
 
+    @property
+    def busy(self) -> bool:
+        """An operation runs, or its end is not yet certain."""
+        return bool(self._running)
+
     async def start(self) -> wire.Loaded:
         """Start everything; returns what the zygote has loaded. Raises TimeoutError, and OSError with the reason when
         it ends instead."""

@@ -41,6 +41,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool = False  # while stuck: no process is left
     halt: bool = False  # somebody wants this package to end here
     off: str = ""  # why this node does not take part
+    on_stop_failure: str = "hold"
     reason: Reason = Reason.NONE  # of the last stop
     deadline: float | None = None  # of the start, stop or hold-off that runs
     healthy_at: float = 0.0  # last instant of health; the countdown runs from here
@@ -86,6 +87,7 @@ GUARDS: dict[str, Callable[[Situation, Event], bool]] = {
     "cannot tell": _health(Health.CANNOT_TELL),
     "halt wanted": lambda s, _e: s.halt,
     "off": lambda s, _e: bool(s.off),
+    "fence wanted": lambda s, _e: s.on_stop_failure == "fence",
     "in time": lambda s, e: s.held or s.hard is None or e.at < s.hard,
     "gone, down, halt wanted": lambda s, e: s.gone and s.halt and _health(Health.DOWN)(s, e),
     "gone, down, off": lambda s, e: s.gone and bool(s.off) and _health(Health.DOWN)(s, e),
@@ -134,6 +136,7 @@ ACTIONS: dict[str, Callable[[Situation, Event], Action]] = {
     "hurry": _hurry,
     "cancel": lambda _s, _e: ev.CancelOperations(),
     "cut off": lambda _s, _e: ev.CutOff(),
+    "fence self": lambda _s, _e: ev.FenceSelf(),
     "switch off": lambda s, _e: ev.SwitchOff(cause=s.off),
     "release": lambda _s, _e: ev.Release(),
     "hold off": _hold_off,
@@ -147,8 +150,10 @@ def _stopping(state: State) -> tuple[Row, ...]:
     return (
         Row(state, ev.StopVerified, "halt wanted", _S.HALTED, ("release",), "verified down"),
         Row(state, ev.StopVerified, "off", _S.OFF, ("release",), "verified down; another node may start it"),
+        Row(state, ev.StopFailed, "fence wanted", _S.STUCK, ("cancel", "fence self"), "stop failed; fencing this node"),
         Row(state, ev.StopFailed, "", _S.STUCK, ("cancel",), "stop failed; the lock is kept, nobody may start it"),
-        Row(state, ev.StopOverdue, "", _S.STUCK, ("cancel",), "stop took too long; the lock is kept"),
+        Row(state, ev.StopOverdue, "fence wanted", _S.STUCK, ("cancel", "fence self"), "no stop; fencing this node"),
+        Row(state, ev.StopOverdue, "", _S.STUCK, ("cancel",), "stop took too long; a lock that is held is kept"),
         Row(state, ev.HardDeadline, "", _S.STUCK, ("cancel", "cut off"), "hard deadline without the lock"),
         Row(state, ev.LeaseLost, "", state, ("hurry",), "lock lost while stopping"),
         Row(state, ev.HaltAskedFor, "", _S.HALTING, (), "halt asked for while stopping"),

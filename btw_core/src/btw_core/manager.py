@@ -89,6 +89,8 @@ class Manager:
                 self.controllers[report.package].looked(report)
             case Logged():
                 self.desk.journal.write("output", package=report.package, cause=report.text, resource=report.resource)
+                for controller in self._addressed(report.package) if report.package else ():
+                    controller.work.heard(report.resource, report.text)
             case ExecutorLost():
                 self.desk.journal.write("executor_lost", cause=f"{report.what}: {report.cause}; starting another")
                 for controller in self.controllers.values():
@@ -108,6 +110,7 @@ class Manager:
             "cluster": self.cluster,
             "node": self.me.node,
             "pid": self.me.pid,
+            "cgroup": self.me.cgroup,
             "renewed_seconds_ago": None if sent is None else round(self.desk.now() - sent, 2),
             "store_trouble": self.store_trouble or self.session.trouble,
             "packages": [controller.summary() for controller in self.controllers.values()],
@@ -136,7 +139,7 @@ class Manager:
             self._registered = True
             self._read()  # the first reading that counts need not wait for the pace
         for controller in self.controllers.values():
-            controller.claim.renewed(sent)
+            controller.renewed(sent)
 
     def _give_up(self, cause: str) -> None:
         """This manager must not go on: everything ends here, in order."""

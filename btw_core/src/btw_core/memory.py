@@ -7,6 +7,7 @@ to be stopped when the lock is another's meanwhile), and a debt in the record (t
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from . import lease
 from .claim import Claim
@@ -39,6 +40,8 @@ class Memory:
         self.off = ""
         self.ready = False  # nothing that a former life had begun runs any more
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
+        self.fate: float | None = None  # this node is to be fenced: the instant that was decided
+        self.limits: tuple[float, float] | None = None  # lost_at and hard of what it left up
         self._operation, self._left_behind = operation, left_behind
         self._floor = -1  # as it is on disk
         self._trouble = ""  # why it could not be written the last time
@@ -55,7 +58,12 @@ class Memory:
                 self.may_be_up = saved.may_be_up
                 if saved.may_be_up:
                     self.work.state = dict(saved.state)
-                    self.work.reach = len(self.spec.resources)
+        now, said = self.desk.now(), self.desk.ports.keeper.former(self.spec.name)
+        if said is not None and said[1] < inf:
+            self.may_be_up = True  # also when the disk has lost it
+        if self.may_be_up:
+            self.work.reach = len(self.spec.resources)
+            self.limits = said or (now, now + self.spec.timing.stop_timeout)
         self.save()
 
     def save(self) -> None:
@@ -83,6 +91,18 @@ class Memory:
             self._trouble = trouble
         else:
             self._trouble = ""
+
+    def tell_keeper(self) -> None:
+        """Until when what is up here may be up. Our own lease counts, or that of the life that left it up."""
+        keeper = self.desk.ports.keeper
+        if not self.may_be_up and not self.work.reach:
+            keeper.down(self.spec.name)
+        elif self.fate is not None:
+            keeper.lease(self.spec.name, self.fate, self.fate)
+        elif self.claim.term:
+            keeper.lease(self.spec.name, self.claim.lost_at, self.spec.timing.hard_at(self.claim.sent))
+        elif self.limits is not None:
+            keeper.lease(self.spec.name, *self.limits)
 
     # ---- the former life
     def end_former(self, then: Callable[[], None]) -> None:
@@ -142,7 +162,8 @@ class Memory:
                     return  # to be adopted
                 if record.released and self.may_be_up:
                     return  # who takes it decides: we look, another makes us stop it
-                here = record.holder is not None and lease.same_boot(record.holder, self.me)
+                taker = record.holder  # an older life of this very node (our disk was lost between) is none
+                here = taker is not None and lease.same_boot(taker, self.me) and not self._is_own(taker)
                 if not self.may_be_up or (here and all(d.nonce != nonce for d in record.unfenced)):
                     # a taker on this computer has seen our processes end before it started: what is up now may be
                     # its own, and a stop of ours (a script's, a flag's) could not tell the two apart
@@ -162,7 +183,7 @@ class Memory:
 
     def verified_down(self) -> None:
         """Nothing of this package is up here, whatever life of this node had started it."""
-        self.down = True
+        self.down, self.fate = True, None
         self._forget_former()
 
     def _forget_former(self) -> None:

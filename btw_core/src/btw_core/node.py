@@ -14,24 +14,28 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from .clock import BootClock
-from .config import Setup
 from .control import Answer, Control, Request
 from .disk import Busy, FileDisk
 from .executor import RealExecutor
 from .identity import incarnation
 from .journal import FileJournal
+from .kept import Kept, Lag, promise
 from .manager import Manager
 from .plugins import open_store
 from .ports import EnableAsked, HaltAsked, Ports, Report
+from .pulse import LEFT, STALE
 from .resource import ConfigError, Problem
-from .store import Conflict, Record, Store, StoreUnavailable
+from .settings import Setup
+from .steady import steady
+from .store import Store
+from .store_late import LateStore
 from .store_port import ThreadedStorePort
-from .types import PackageSpec
+from .types import PackageSpec, State
 
 #: Exit codes (sysexits.h where it has one).
 DONE, FAILED, DEFECT, BUSY, CONFIGURATION = 0, 1, 70, 75, 78
@@ -41,66 +45,18 @@ NAP = 1.0
 IMPATIENT = 2.0
 #: Seconds that opening the store may take before the run begins without it.
 OPENING = 10.0
+#: Seconds between two beats of the pulse.
+BEAT = 0.25
+#: A manager that is to be replaced goes in none of these: what it is at would have to be begun again.
+_BUSY_STATES = (State.STARTING, State.HALTING, State.FAILING)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class LateStore:
-    """A store that could not be opened at first, and is opened by whichever call comes when it can be."""
-
-    def __init__(self, lock: str, opened: Callable[[Store], None], opener: Callable[[], Store]) -> None:
-        self.creates_itself = False
-        self.description = lock
-        self._opened, self._opener = opened, opener
-        self._store: Store | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def open(self, patience: float) -> Store:
-        """Blocks for `patience` while another thread is at it, and as long as the engine takes. Raises ConfigError,
-        StoreUnavailable."""
-        if not self._lock.acquire(timeout=max(0.0, patience)):
-            raise StoreUnavailable(f"{self.description}: still being opened")
-        try:
-            if self._closed:
-                raise StoreUnavailable(f"{self.description}: closed")
-            if self._store is None:
-                self._store = self._opener()
-                self.description = self._store.description
-                self.creates_itself = self._store.creates_itself
-                self._opened(self._store)
-            return self._store
-        finally:
-            self._lock.release()
-
-    def _use(self, patience: float) -> Store:
-        try:
-            return self.open(patience)
-        except ConfigError as error:  # it was fit when this began, or is not known yet: nobody can tell now
-            raise StoreUnavailable(str(error)) from error
-
-    def get(self, key: str, *, deadline: float) -> Record | None:
-        return self._use(deadline).get(key, deadline=deadline)
-
-    def put(self, key: str, value: bytes, *, expected: int | None, deadline: float) -> int | Conflict:
-        return self._use(deadline).put(key, value, expected=expected, deadline=deadline)
-
-    def watch(self, prefix: str, since: int) -> Iterator[list[Record]]:
-        return self._use(1.0).watch(prefix, since)
-
-    def close(self) -> None:
-        self._closed = True
-        if self._store is not None:
-            self._store.close()
-
-    def list(self, prefix: str, *, deadline: float) -> list[Record]:
-        return self._use(deadline).list(prefix, deadline=deadline)
 
 
 class Node:
     """`goal(manager)` is asked after every step: an exit code ends the run at once, leaving everything as it is.
 
     `arguments` are DIR NODE LOCK PLUGINS as they were given ("" = not), for the zygote, which reads the configuration
-    by itself. `screen` shows the journal.
+    by itself. `screen` shows the journal. `keeper` is the command of another keeper, see `Kept`; () for a goal.
     """
 
     def __init__(
@@ -111,16 +67,28 @@ class Node:
         *,
         screen: TextIO | None = None,
         goal: Callable[[Manager], int | None] | None = None,
+        keeper: Sequence[str] = (),
     ) -> None:
         self.node = setup.config.node
         self.names = list(dict.fromkeys(names))
         self.manager: Manager | None = None
-        self._setup, self._goal = setup, goal
+        self._setup, self._goal, self._keeper = setup, goal, keeper
         self._disk = FileDisk(setup.places.state / self.node)
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
         state = setup.places.state / self.node
-        self._me = incarnation(self.node, self.names[0], state, setup.config.self_fence)
+        self._me = incarnation(self.node, self.names[0], state, promise(keeper))
+        self._kept = Kept(
+            setup.places.run / self.node / f"{self.names[0]}.pulse",
+            self._me,
+            self.names,
+            keeper,
+            say=lambda event, cause: self._journal.write(event, cause=cause),
+            elsewhere=self._disk.elsewhere,
+        )
+        self._lag = Lag(
+            float(setup.config.scheduling_slack) / 2, lambda cause: self._journal.write("starved", cause=cause)
+        )
         self._executor = RealExecutor(
             home=self._me.home,
             cgroup=self._me.cgroup,
@@ -135,14 +103,26 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._asked_at = float("-inf")  # when a signal asked for the halt
         self._scheduled = False
+        self._leaving = False  # to be replaced
+        self._beats: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
-        """Until every package is halted here, or the goal is reached. Returns the exit code."""
+        """Until every package is halted here, the goal is reached, or it is to be replaced. Returns the exit code."""
+        code = await self._run()
+        if self._beats is not None:
+            self._beats.cancel()
+        self._kept.end(code)
+        return code
+
+    async def _run(self) -> int:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._loop.set_exception_handler(self._failed)
         for number in _SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._leave)
+        if self._keeper:
+            steady(self._setup.config.priority)  # what is not permitted its keeper has said
         preparing = asyncio.create_task(self._prepare())
         try:
             await asyncio.wait((preparing, self._ended), return_when=asyncio.FIRST_COMPLETED)
@@ -168,7 +148,9 @@ class Node:
         self._setup.places.ensure()
         for name in self.names:
             self._disk.lock(name)
-        opening = self._open_store()
+        self._kept.open()
+        self._beat(self._loop.time())
+        opening = self._store.begin_opening(self._loop)
         loaded = await self._executor.start()
         try:
             trouble = await asyncio.wait_for(opening, OPENING)
@@ -183,36 +165,14 @@ class Node:
             self._journal.write("store_trouble", cause=f"cannot open the lock store: {trouble}; trying again")
         return [packages[name] for name in self.names]
 
-    def _open_store(self) -> asyncio.Future[str]:
-        """Why it cannot be opened yet. An engine may hang for ever, so the thread is one that nothing waits for."""
-        opened: asyncio.Future[str] = self._loop.create_future()
-        opened.add_done_callback(lambda done: done.cancelled() or done.exception())  # there may be worse to tell first
-
-        def settle(trouble: str | Exception) -> None:
-            if opened.done():
-                return
-            if isinstance(trouble, Exception):
-                opened.set_exception(trouble)
-            else:
-                opened.set_result(trouble)
-
-        def work() -> None:
-            said: str | Exception = ""
-            try:
-                self._store.open(0.0)
-            except StoreUnavailable as error:
-                said = str(error)
-            except Exception as error:  # noqa: BLE001 - foreign code; raised again in the loop's thread
-                said = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(settle, said)
-
-        threading.Thread(target=work, name="store-opening", daemon=True).start()
-        return opened
-
     async def _manage(self, packages: list[PackageSpec]) -> int:
         ports = Ports(
-            clock=BootClock(), store=self._port, executor=self._executor, disk=self._disk, journal=self._journal
+            clock=BootClock(),
+            store=self._port,
+            executor=self._executor,
+            disk=self._disk,
+            journal=self._journal,
+            keeper=self._kept,
         )
         cluster, creates = self._setup.config.cluster, self._store.creates_itself
         manager = Manager(self._me, packages, ports, cluster=cluster, creates=creates)
@@ -223,9 +183,11 @@ class Node:
         self._port.start_watch("packages/")
         names = ", ".join(self.names)
         self._journal.write("began", cause=f"managing {names}; lock {self._store.description}", pid=self._me.pid)
+        self._kept.began(max(STALE, min((each.timing.timeout - each.timing.pace) / 3 for each in packages)))
         self._schedule()
         code = await self._ended
-        self._journal.write("ended", cause=manager.failure or ("" if self._goal else f"{names}: halted here"))
+        why = f"{names}: left as they are, to another manager" if code == LEFT else f"{names}: halted here"
+        self._journal.write("ended", cause=manager.failure or ("" if self._goal else why))
         return code
 
     async def _close(self) -> None:
@@ -281,13 +243,28 @@ class Node:
                 queue.put_nowait(None)
         if code is None and manager.finished:
             code = FAILED if manager.failure else DONE
+        if code is None and self._leaving and self._calm(manager):
+            code = LEFT
         if code is not None:
             self._ended.set_result(code)
             return
         if self._timer is not None:
             self._timer.cancel()
         wait = NAP if due is None else min(NAP, max(0.0, due - BootClock().now()))
-        self._timer = self._loop.call_later(wait, self._schedule)
+        at = self._loop.time() + wait
+        self._timer = self._loop.call_at(at, self._due, at)
+
+    def _due(self, at: float) -> None:
+        self._lag.saw(self._loop.time() - at)
+        self._schedule()
+
+    def _beat(self, at: float) -> None:
+        """For the keeper: this loop runs."""
+        now = self._loop.time()
+        self._lag.saw(now - at)
+        controllers = self.manager.controllers if self.manager else {}
+        self._kept.beat("; ".join(f"{name} {each.situation.state}" for name, each in controllers.items())[:500])
+        self._beats = self._loop.call_at(now + BEAT, self._beat, now + BEAT)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What a callback of the loop did not catch. A task's failure costs one answer, anything else may be a report
@@ -307,6 +284,16 @@ class Node:
         os._exit(DEFECT)
 
     # ---- what people ask
+    def _leave(self) -> None:
+        """The keeper wants to put another manager in our place, and has seen to it that there can be one."""
+        self._leaving = bool(self._keeper)
+        self._schedule()
+
+    def _calm(self, manager: Manager) -> bool:
+        return not self._executor.busy and not any(
+            each.situation.state in _BUSY_STATES for each in manager.controllers.values()
+        )
+
     def _signalled(self, number: signal.Signals) -> None:
         now = BootClock().now()
         again, hasty = self._asked_at > float("-inf"), now - self._asked_at < IMPATIENT
@@ -348,7 +335,7 @@ class Node:
             raise ValueError(f"package {package} is not managed here, but {', '.join(self.names)}")
         match command:
             case "ping":
-                yield {"pid": self._me.pid, "packages": self.names}
+                yield {"pid": self._me.pid, "keeper": self._kept.pid, "packages": self.names}
             case "status":
                 yield self._status(manager)
             case "enable":
@@ -362,6 +349,8 @@ class Node:
 
     def _status(self, manager: Manager) -> Answer:
         said = manager.summary() | {"lock": self._store.description, "journal_trouble": self._journal.trouble}
+        said |= {"keeper": self._kept.pid, "keeper_trouble": self._kept.trouble}
+        said |= {"late": round(self._lag.worst, 3), "lag": self._lag.trouble}
         for package in said["packages"]:
             package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout
         return said
@@ -387,6 +376,7 @@ async def run_node(
     *,
     screen: TextIO | None = None,
     goal: Callable[[Manager], int | None] | None = None,
+    keeper: Sequence[str] = (),
 ) -> int:
     """See `Node`. Returns the exit code; what was refused has been printed."""
-    return await Node(setup, names, arguments, screen=screen, goal=goal).run()
+    return await Node(setup, names, arguments, screen=screen, goal=goal, keeper=keeper).run()

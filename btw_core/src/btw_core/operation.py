@@ -22,6 +22,7 @@ from .clock import boot_id, boottime
 from .command import alive, describe, proc_stat
 from .containment import OBSERVER, ZYGOTE, Containment, containment, kill_process, machine_id, operation_of
 from .context import RealContext
+from .explain import processes
 from .ports import Operation
 from .resource import CannotTell, Context, Failed, Problem, Process, Resource
 from .types import PackageSpec, Status, Verb
@@ -197,7 +198,7 @@ def _members(here: Containment, operation: Operation) -> dict[str, list[int]]:
 
 
 def _described(members: Mapping[str, Iterable[int]], spared: Iterable[str]) -> tuple[str, ...]:
-    return tuple(describe(pid) for place, pids in members.items() if place not in spared for pid in pids)
+    return processes(pid for place, pids in members.items() if place not in spared for pid in pids)
 
 
 def _survived(survivors: tuple[str, ...]) -> str:
@@ -249,7 +250,7 @@ def _fence(operation: Operation, place: str, end: float, log: Callable[[str], No
             return f"node {target.node}, pid {target.pid}, is the manager that asks for this", ()
         log(f"{describe(target.pid)}, manager of node {target.node}: killed")
         if not _end(manager, end):
-            return f"the manager of node {target.node} survives SIGKILL", (describe(target.pid),)
+            return f"the manager of node {target.node} survives SIGKILL", processes([target.pid])
     there = containment(target.home, target.cgroup)
     prefix = f"{target.pid}-"
 

@@ -6,6 +6,7 @@ run to their end without blocking; everything slow is asked for through a port a
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -181,9 +182,53 @@ class Journal(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """Who watches over this manager, through the pulse. No method blocks (memory only)."""
+
+    #: W: seconds in which the watchdog fires once it is not fed; 0 without one.
+    window: float
+
+    def attached(self) -> bool:
+        """A keeper lives and looks (or none is needed): without one no lock is taken and none is renewed."""
+        ...
+
+    def former(self, package: str) -> tuple[float, float] | None:
+        """What a former life of this node in this boot said last of a package that may be up: its `lost_at` and
+        `hard`; infinite when none was told. None: nothing is known, so they may have passed."""
+        ...
+
+    def lease(self, package: str, lost_at: float, hard: float) -> None:
+        """The package may be up from now on. Its lock counts as lost at `lost_at`; what is up at `hard` (H) is cut
+        off, by the keeper if nobody else does it."""
+        ...
+
+    def down(self, package: str) -> None:
+        """It is verified down."""
+        ...
+
+
+class Unkept:
+    """`Keeper` for short runs that leave everything as it is (`btw try`), and for tests."""
+
+    window = 0.0
+
+    def attached(self) -> bool:
+        return True
+
+    def former(self, package: str) -> tuple[float, float] | None:
+        return inf, inf
+
+    def lease(self, package: str, lost_at: float, hard: float) -> None:
+        pass
+
+    def down(self, package: str) -> None:
+        pass
+
+
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     store: StorePort
     executor: Executor
     disk: Disk
     journal: Journal
+    keeper: Keeper = Unkept()

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from .config import PackageTable
 from .parameters import PLACEHOLDER, Parameter, literal, parameters
 from .plugins import LAYERS
 from .resource import Resource
+from .settings import PackageTable
 
 
 def package_file(name: str, types: Sequence[tuple[str, type[Resource]]]) -> str:

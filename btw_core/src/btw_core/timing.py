@@ -85,9 +85,10 @@ def violations(timing: Timing) -> list[str]:
         found.append(
             f"pace {t.pace:g} s + 2 x renewal deadline {t.renewal_deadline:g} s is not below timeout {t.timeout:g} s"
         )
-    elif t.watchdog and not t.watchdog <= t.timeout + t.stop_timeout - t.pace - t.renewal_deadline:
+    elif t.watchdog and not 2 * t.watchdog <= t.timeout + t.stop_timeout - t.pace - t.renewal_deadline:
         found.append(
-            f"watchdog {t.watchdog:g} s > timeout {t.timeout:g} + stop_timeout {t.stop_timeout:g} - pace {t.pace:g}"
-            f" - renewal deadline {t.renewal_deadline:g} s: raise stop_timeout or set a shorter watchdog timeout"
+            f"2 x watchdog_timeout {t.watchdog:g} s > timeout {t.timeout:g} + stop_timeout {t.stop_timeout:g} - pace"
+            f" {t.pace:g} - renewal deadline {t.renewal_deadline:g} s: a start begins only while the watchdog could"
+            " cut it off twice over; raise stop_timeout or set a shorter watchdog_timeout"
         )
     return found

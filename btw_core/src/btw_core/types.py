@@ -90,6 +90,7 @@ class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     timing: Timing
     resources: tuple[ResourceSpec, ...]
+    on_stop_failure: str = "hold"  # or "fence"
     description: str = ""
     path: str = ""
 

@@ -61,6 +61,7 @@ class Work:
         self.reach = 0  # resources[:reach] may be up by our doing
         self.pending: tuple[str, ...] = ()  # prefixes of operation ids: the sequence in progress, then unended ones
         self.at: str = ""  # resource that is being worked on
+        self.said = ""  # the last line that the operation that runs has printed
         self.began = 0.0  # the sequence
         self._since = 0.0  # the operation that runs
         self._done, self._remember, self._may_begin = done, remember, may_begin
@@ -122,7 +123,15 @@ class Work:
         if self._order is None:
             return ""
         what = f"{self._order.verb} of {self.at}" if self.at else str(self._order.verb)
-        return f"{what}, {self.desk.now() - self.began:.1f} s"
+        return f"{what}, {self.desk.now() - self.began:.1f} s{self._last()}"
+
+    def heard(self, resource: str, line: str) -> None:
+        """A line that was printed for this resource."""
+        if self._current is not None and resource == self.at:
+            self.said = line
+
+    def _last(self) -> str:
+        return f"; it said last: {self.said}" if self.said else ""
 
     # ---- one after the other
     def _next(self) -> None:
@@ -179,7 +188,7 @@ class Work:
         self.alive[operation.id] = operation
         self._current = operation.id
         self._since = self.desk.now()
-        self.at = name
+        self.at, self.said = name, ""
         self.desk.at(deadline, ("operation", self.spec.name), self._overdue)
         self.desk.operate(operation, self._ended)
 
@@ -190,7 +199,7 @@ class Work:
         operation = self.alive[self._current]
         self._failures.append(
             f"{operation.verb} of {operation.resource or 'left-over processes'} was killed: not done in time"
-            f" ({self.desk.now() - self._since:.1f} s)"
+            f" ({self.desk.now() - self._since:.1f} s){self._last()}"
         )
         self._current = None
         self.desk.ports.executor.kill(operation.id)

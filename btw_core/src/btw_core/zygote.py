@@ -36,6 +36,7 @@ from .observer import Observer
 from .operation import Inventory, Stock, perform
 from .ports import Operation
 from .resource import ConfigError, Problem
+from .steady import ordinary
 
 #: Seconds that everything running may take to vanish once the manager is gone.
 LAST_WAIT = 2.0
@@ -44,8 +45,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 def configured(arguments: Sequence[str]) -> Inventory:
     """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages (none = all)."""
-    from .config import load_all, load_package, load_setup
+    from .config import load_all, load_package
     from .plugins import Plugins
+    from .settings import load_setup
 
     directory, node, lock, restrict, *names = arguments
     setup = load_setup(directory or None, node or None, lock or None, restrict or None)
@@ -341,6 +343,7 @@ def main() -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what operations leave behind is reaped here
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the manager decides when this ends
+    ordinary()  # what a service manager gives btw is not for what runs in packages
     here = containment(home, cgroup)
     _settle_in(here)
     inventory = load(loader, arguments, home)

@@ -1,8 +1,9 @@
-"""`btw check`: everything wrong at once, the time line of the worst failover, and what it is worth."""
+"""`btw check`: everything wrong at once, the time line of the worst failover, and what keeps the promises."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,12 +29,13 @@ def command(
 ) -> None:
     """Report everything that is wrong with the configuration (of all packages without PKG).
 
-    One line each, `file:line: key: what; remedy`. Exit code 0 without errors, else 78.
+    One line each, `file:line: key: what; remedy`. Exit code 0 without errors, else 78. With PKG also what keeps
+    "never two" and "always one" for each fault, and within how many seconds, or that nothing does.
     """
     from ..checks import Report, check
-    from ..config import load_setup
     from ..plugins import Plugins
     from ..resource import ConfigError
+    from ..settings import load_setup
 
     try:
         setup = load_setup(dir, node, lock, plugins)
@@ -45,19 +47,26 @@ def command(
 
         click.echo(json.dumps(_json(report), indent=2))
     else:
-        click.echo(_text(report))
+        click.echo(_text(report, bool(packages)))
     sys.exit(0 if report.ok else 78)
 
 
-def _text(report: Report) -> str:
-    from ..checks import limits, timeline
+def _text(report: Report, named: bool) -> str:
+    from ..checks import timeline
+    from ..safety import WIDTH, summary, table, text
 
     blocks = ["\n".join(str(problem) for problem in report.problems)]
     for timing, names in report.timings():
         blocks.append(f"Worst failover of {', '.join(names)}, when its node vanishes:\n{timeline(timing)}")
-    if report.packages:
-        worth = limits(report.lock, report.self_fence)
-        blocks.append("\n".join(["What this is worth:", *(f"  - {line}" for line in worth)]))
+    for timing, fenced, names in report.cases():
+        rows = table(timing, report.lock, report.self_fence, fenced)
+        where = f"{', '.join(names)} with lock {report.lock.partition(':')[0]}, self_fence {report.self_fence}"
+        if named:
+            head = f"What keeps the promises of {where}, when a fault strikes the node that runs it; seconds: at most."
+            blocks += [textwrap.fill(head, WIDTH), text(rows)]
+        else:
+            hint = f"  All faults, and what keeps the promises: btw check {names[0]}"
+            blocks.append(f"What nothing guards {where} against:\n{summary(rows)}\n{hint}")
     counts = [sum(each.severity == severity for each in report.problems) for severity in ("error", "warning")]
     blocks.append(
         f"{_count(len(report.packages), 'package')} read, {_count(counts[0], 'error')}, {_count(counts[1], 'warning')}."
@@ -72,7 +81,7 @@ def _count(number: int, noun: str) -> str:
 def _json(report: Report) -> dict[str, Any]:
     import msgspec
 
-    from ..checks import limits
+    from ..safety import table
 
     return {
         "ok": report.ok,
@@ -90,5 +99,14 @@ def _json(report: Report) -> dict[str, Any]:
             }
             for timing, names in report.timings()
         ],
-        "limits": limits(report.lock, report.self_fence) if report.packages else [],
+        "safety": [
+            {
+                "packages": names,
+                "lock": report.lock,
+                "self_fence": report.self_fence,
+                "fenced_on_disk": fenced,
+                "rows": msgspec.to_builtins(table(timing, report.lock, report.self_fence, fenced)),
+            }
+            for timing, fenced, names in report.cases()
+        ],
     }

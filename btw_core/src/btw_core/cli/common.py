@@ -12,9 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from ..config import Setup
     from ..control import Answer
     from ..places import Places
+    from ..settings import Setup
     from ..store import Record
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +38,7 @@ class Given(NamedTuple):
 
     def setup(self) -> Setup:
         """Raises ConfigError."""
-        from ..config import load_setup
+        from ..settings import load_setup
 
         return load_setup(*self)
 
@@ -79,7 +79,7 @@ def packages_argument(*, required: bool, several: bool = True) -> Callable[[F], 
 
 def _named(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """The names as given. Raises UsageError before one that is none becomes part of a path."""
-    from ..config import NAME, NAME_RULE
+    from ..settings import NAME, NAME_RULE
 
     for name in (value,) if isinstance(value, str) else value or ():
         if not NAME.fullmatch(name):

@@ -149,10 +149,9 @@ class Demo:
             )
 
     def kill(self, node: str) -> None:
-        """The manager and all that it has started, itself or through others."""
+        """Keeper, manager and all that they have started, themselves or through others."""
         process = self.processes.pop(node)
-        count = 1 + sum(len(pids) for _, pids in self._started(node))
-        process.kill()
+        count = sum(len(pids) for _, pids in self._started(node)) + self._kill_run(node)
         self._kill_started(node)
         process.wait(LIMIT)
         _say(f"SIGKILL to {count} processes.")
@@ -217,11 +216,29 @@ class Demo:
             count += len(pids)
         return count
 
+    def _kill_run(self, node: str) -> int:
+        """Keeper and manager; first the keeper, which would start another manager. Returns how many there were."""
+        from ..clock import boot_id
+        from ..cutoff import kill
+        from ..pulse import Pulse, start_of
+
+        try:
+            pulse = Pulse.open(self.directory / "run" / node / f"{PACKAGE}.pulse", boot_id())
+        except OSError:  # not yet, or not any more
+            return 0
+        found = [each for each in (pulse.keeper(), pulse.manager()) if each and start_of(each.pid) == each.start]
+        pulse.close()
+        for each in found:
+            kill(each.pid, each.start)
+        return len(found)
+
     def _kill_all(self) -> None:
+        end = time.monotonic() + LIMIT
+        while sum(map(self._kill_run, self.nodes)) and time.monotonic() < end:
+            time.sleep(0.02)
         for process in self.processes.values():
             process.kill()
             process.wait(LIMIT)
-        end = time.monotonic() + LIMIT
         while sum(map(self._kill_started, self.nodes)) and time.monotonic() < end:
             time.sleep(0.02)
 

@@ -10,7 +10,7 @@ import msgspec
 from .common import PATIENCE, Given, fail, packages_argument, setup_options
 
 if TYPE_CHECKING:
-    from ..config import Setup
+    from ..settings import Setup
 
 
 @click.command

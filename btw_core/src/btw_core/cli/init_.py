@@ -10,7 +10,7 @@ import click
 from .common import PATIENCE, Given, fail, setup_options
 
 if TYPE_CHECKING:
-    from ..config import Setup
+    from ..settings import Setup
 
 _TOML = """\
 # btw.toml: this node and its cluster. Lines with # show the defaults.
@@ -21,9 +21,14 @@ _TOML = """\
 {node}
 # The lock store. The embedded one serves this computer only; a cluster of several computers needs a store plugin.
 {lock}
-# What others may trust when this node vanishes: "none", or "stop" (it stops by itself what it lost the lock of).
+# What happens to what is not down by the hard deadline, and so what others may trust when this node vanishes: "none",
+# "stop" (it is killed), "reboot" (the node is), or "watchdog" (also if nothing of btw runs any more; root only).
 # `btw check` says what each is worth. The embedded lock needs none.
 # self_fence = "none"
+# watchdog = "/dev/watchdog"
+# watchdog_timeout = 10
+# Real-time priority of btw itself (1 to 99), for computers that are busy; 0: none.
+# priority = 0
 # How far the clocks of two nodes may run apart (0.01 = 1 %), and how late a process may run that should run now.
 # clock_error = 0.01
 # scheduling_slack = "500ms"

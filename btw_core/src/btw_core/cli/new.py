@@ -40,9 +40,9 @@ def command(name: str, modules: tuple[str, ...], dir: str | None, plugins: str |
 
 
 def _text(name: str, modules: tuple[str, ...], restrict: str | None) -> str:
-    from ..config import NAME, NAME_RULE, words
     from ..plugins import Plugins
     from ..resource import ConfigError, Problem, Resource
+    from ..settings import NAME, NAME_RULE, words
     from ..templates import package_file
 
     if not NAME.fullmatch(name):

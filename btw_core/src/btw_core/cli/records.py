@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from .common import PATIENCE
 
 if TYPE_CHECKING:
-    from ..config import Setup
     from ..lease import PackageRecord
+    from ..settings import Setup
 
 #: Seconds in which the change must succeed.
 LIMIT = 10.0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
+    from ..settings import Setup
+
 #: Seconds that a manager in the background may take until it answers: loading plugins, asking package scripts.
 BEGIN = 60.0
 
@@ -20,10 +23,12 @@ BEGIN = 60.0
 @click.command
 @packages_argument(required=True)
 @click.option("-d", "--detach", is_flag=True, help="In the background; returns once the manager answers.")
+@click.option("--kept", is_flag=True, hidden=True, help="Be the manager that a keeper looks after.")
 @setup_options
 def command(
     packages: tuple[str, ...],
     detach: bool,
+    kept: bool,
     dir: str | None,
     node: str | None,
     lock: str | None,
@@ -32,15 +37,44 @@ def command(
     """Keep the packages PKG running on exactly one node: this one, or any other that runs them too.
 
     Shows the journal. Ctrl-C (INT), TERM and HUP halt the packages here, in order; once more says what it waits for.
+    USR1 goes on with the btw that is installed now, without stopping anything.
     """
-    given = Given(dir, node, lock, plugins)
+    given = Given(dir, node, lock, plugins).absolute()
     if detach:
-        sys.exit(_detach(packages, given.absolute()))
+        sys.exit(_detach(packages, given))
+    setup = given.setup()
+    if not kept:
+        _become(setup, _keeper(setup, packages, given))
     import asyncio
+    import json
 
     from ..node import run_node
+    from ..pulse import KEEPER
 
-    sys.exit(asyncio.run(run_node(given.setup(), packages, given.arguments(), screen=sys.stdout)))
+    keeper = json.loads(os.environ.pop(KEEPER))
+    sys.exit(asyncio.run(run_node(setup, packages, given.arguments(), screen=sys.stdout, keeper=keeper)))
+
+
+def _keeper(setup: Setup, packages: tuple[str, ...], given: Given) -> list[str]:
+    """The command of the keeper."""
+    config, places = setup.config, setup.places
+    words = [sys.executable, "-P", "-m", "btw_core.keeper"]
+    words += ["--pulse", str(places.run / config.node / f"{packages[0]}.pulse"), "--node", config.node]
+    words += ["--journal", str(places.state / config.node / "journal.jsonl"), "--self-fence", config.self_fence]
+    if config.window:
+        words += ["--watchdog", config.watchdog, "--window", str(config.window)]
+    if config.priority:
+        words += ["--priority", str(config.priority)]
+    manager = [sys.executable, "-P", "-m", "btw_core.cli", "run", "--kept", *packages, *given.options()]
+    return [*words, "--", *manager]
+
+
+def _become(setup: Setup, keeper: list[str]) -> NoReturn:
+    """From here on the standard library is enough. Raises ConfigError, OSError."""
+    setup.places.ensure()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execv(keeper[0], keeper)
 
 
 def _detach(packages: tuple[str, ...], given: Given) -> int:
@@ -54,7 +88,7 @@ def _detach(packages: tuple[str, ...], given: Given) -> int:
     with log.open("ab") as file:
         begin = file.tell()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "btw_core.cli", "run", *packages, *given.options()],
+            _keeper(setup, packages, given),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -84,7 +118,7 @@ def _wait(process: subprocess.Popen[bytes], socket: Path) -> int | None:
         if code is not None:
             return code if code > 0 else 1
         try:
-            if next(ask(socket, {"command": "ping"}, 1.0), {}).get("pid") == process.pid:
+            if next(ask(socket, {"command": "ping"}, 1.0), {}).get("keeper") == process.pid:
                 return None
         except (NoAnswer, OSError):
             time.sleep(0.05)

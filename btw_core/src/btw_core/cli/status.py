@@ -24,10 +24,14 @@ from .common import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..config import Setup
+    from ..settings import Setup
 
 Package = dict[str, Any]
 _HEADER = ["PACKAGE", "NODE", "ROLE", "STATE", "SINCE", "TERM", "LOCK"]
+_TROUBLES = ("store_trouble", "journal_trouble", "keeper_trouble", "lag")
+_WORKING = ("starting", "halting", "failing")
+#: Seconds in one of these states after which `status` looks at what the processes are at.
+_SLOW = 5.0
 _QUIET = ("stand-by", "running", "starting", "unknown", "halted")
 
 
@@ -47,22 +51,33 @@ def command(
     and those that nobody runs here."""
     setup = Given(dir, node, lock, plugins).setup()
     found, troubles = managers(setup.places, node)
-    rows: list[Package] = [package for _, answer in found for package in answer["packages"]]
+    rows: list[Package] = [_closely(package, answer) for _, answer in found for package in answer["packages"]]
     rows += _idle(setup, {row["package"] for row in rows}, troubles)
     for _, answer in found:
         who = f"{answer['node']} (pid {answer['pid']})"
-        troubles += [f"{who}: {answer[key]}" for key in ("store_trouble", "journal_trouble") if answer.get(key)]
+        troubles += [f"{who}: {answer[key]}" for key in _TROUBLES if answer.get(key)]
     unknown = [name for name in packages if name not in {row["package"] for row in rows}]
     if unknown:
         troubles.append(f"there is no package {', '.join(unknown)} in {setup.places.packages}")
     rows = [row for row in rows if not packages or row["package"] in packages]
     rows.sort(key=lambda row: (row["package"], row["node"]))
-    footer = [line for row in rows for line in _advice(row)] + troubles
+    footer = [line for row in rows for line in advice(row)] + troubles
     if as_json:
         click.echo(json.dumps({"packages": rows, "advice": footer}, indent=2))
     else:
         _show(rows, footer)
     sys.exit(1 if unknown else 0)
+
+
+def _closely(row: Package, answer: dict[str, Any]) -> Package:
+    """With what its processes are at, where that is of interest, and who would have to be killed to be rid of it."""
+    from ..explain import operations
+
+    stuck = row["state"] == "stuck"
+    slow = row["state"] in _WORKING and row["seconds"] >= _SLOW
+    seen = operations(answer.get("cgroup", ""), row["package"], everything=stuck) if stuck or slow else ()
+    family = [answer[key] for key in ("keeper", "pid") if answer.get(key)]
+    return row | {"processes": list(seen) or row.get("survivors", []), "managers": family}
 
 
 def _idle(setup: Setup, managed: set[str], troubles: list[str]) -> Iterator[Package]:
@@ -110,7 +125,7 @@ def _left_up(state: Path, name: str) -> list[str]:
     return found
 
 
-def _advice(row: Package) -> Iterator[str]:
+def advice(row: Package) -> Iterator[str]:
     """The cause of what is not well, and the command that mends it."""
     name, node, state = row["package"], row["node"], row["state"]
     who = f"{name} on {node}: {state}"
@@ -119,17 +134,36 @@ def _advice(row: Package) -> Iterator[str]:
             remedy = f"btw run {name} -d --node {other}, or btw try {name} stop --node {other}"
             yield f"{name}: may be up on {other}, with no manager: {remedy}"
         return
+    if state == "stuck":
+        yield from _way_out(row)
+        return
     remedy = {
         "off": f"when its cause is mended: btw enable {name} --node {node}",
-        "stuck": f"mend what keeps it from stopping, then: btw stop {name} --node {node}",
         "fencing": f"if you made sure that the former holder is down: btw unlock {name} --confirmed",
     }.get(state, f"see btw events {name}")
-    if state not in _QUIET:
+    if state not in _QUIET or row["processes"]:
         doing = f" ({row['working_on']})" if row.get("working_on") else ""
         yield f"{who}{doing}: {row['off'] or row['cause']}; {remedy}"
+    yield from (f"  {process}" for process in row["processes"])
     for each in row["resources"]:
         if each["detail"] and each["status"] != "up":
             yield f"{name} on {node}: {each['resource']} {each['status'] or 'cannot tell'}: {each['detail']}"
+
+
+def _way_out(row: Package) -> Iterator[str]:
+    """Of a stop that failed, in the order in which to try."""
+    name, node = row["package"], row["node"]
+    yield f"{name} on {node}: stuck: {row['cause']}"
+    yield from (f"  {process}" for process in row["processes"])
+    hanging = [text.split()[1] for text in row["processes"] if ", state D" in text]
+    others = [pid for text in row["processes"] if (pid := text.split()[1]) not in hanging]
+    yield f"  mend what keeps it from stopping, then: btw stop {name} --node {node}"
+    if others:
+        yield f"  or end what is left: kill -9 {' '.join(others)}"
+    if hanging:
+        yield f"  no signal ends {', '.join(hanging)} (state D): only the end of what it waits for, or a reboot"
+    ends = f"kill -9 {' '.join(map(str, row['managers']))}; btw unlock {name} --confirmed"
+    yield f"  or, once you made sure that {name} is down on {node}: {ends}"
 
 
 def _show(rows: list[Package], footer: list[str]) -> None:

@@ -12,10 +12,10 @@ import click
 from .common import Given, json_option, packages_argument, setup_options
 
 if TYPE_CHECKING:
-    from ..config import Setup
     from ..controller import Controller
     from ..manager import Manager
     from ..ports import ResourceHealth
+    from ..settings import Setup
 
 #: Exit codes of `try PKG status`, by health.
 _CODES = {"up": 0, "down": 1, "partly": 1, "degraded": 2, "cannot tell": 2, "critical": 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from .. import lease
@@ -129,6 +130,28 @@ class MemoryDisk:
         self.saved[package] = saved
 
 
+class MemoryKeeper:
+    """A keeper that the test lets live or die, and what it was told."""
+
+    def __init__(self) -> None:
+        self.lives = True
+        self.window = 0.0
+        self.told: dict[str, tuple[float, float]] = {}  # who may be up, until when
+        self.left: dict[str, tuple[float, float] | None] = {}  # what a former life had told
+
+    def attached(self) -> bool:
+        return self.lives
+
+    def former(self, package: str) -> tuple[float, float] | None:
+        return self.left.get(package, (inf, inf))
+
+    def lease(self, package: str, lost_at: float, hard: float) -> None:
+        self.told[package] = lost_at, hard
+
+    def down(self, package: str) -> None:
+        self.told.pop(package, None)
+
+
 class ListJournal:
     """Keeps every line."""
 
@@ -153,8 +176,14 @@ class Bench:
         self.executor = ScriptedExecutor(lambda report: self.desk.ended(report))
         self.disk = MemoryDisk()
         self.journal = ListJournal()
+        self.keeper = MemoryKeeper()
         ports = Ports(
-            clock=self.clock, store=self.store, executor=self.executor, disk=self.disk, journal=self.journal
+            clock=self.clock,
+            store=self.store,
+            executor=self.executor,
+            disk=self.disk,
+            journal=self.journal,
+            keeper=self.keeper,
         )
         self.desk = Desk(ports)
 

@@ -13,7 +13,7 @@
             return self.server.frozen()         # SIGSTOP ... SIGCONT
 
 Each rule is one test, its docstring the rule. `LeaseContract` takes the same fixture. All keys are such as btw uses:
-slash-separated names of `btw_core.config.NAME`.
+slash-separated names of `btw_core.settings.NAME`.
 """
 
 from __future__ import annotations

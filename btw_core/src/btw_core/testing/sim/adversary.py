@@ -72,11 +72,11 @@ class Storm(Adversary):
         self.quiet = 0.5 * seconds
         self.calm = False
         self.gap = self.random.uniform(3, 25)
-        trusted = world.self_fence != "none"
-        kinds = [kind for kind in disasters.KINDS if not trusted or kind not in disasters.BREAK_SELF_FENCE]
+        broken = disasters.breaking(world.self_fence, kept=world.kept)
+        kinds = [kind for kind in disasters.KINDS if kind not in broken]
         self.kinds = self.random.sample(kinds, self.random.randint(2, 9))
         self.bad = {verb: self.random.choice([0.0, 0.0, 0.1, 0.4]) for verb in (Verb.START, Verb.STOP, Verb.HEAL)}
-        self.stiff = 0.0 if trusted else self.random.choice([0.0, 0.0, 0.05, 0.3])
+        self.stiff = 0.0 if "stiffen" in broken else self.random.choice([0.0, 0.0, 0.05, 0.3])
         self.forgets_again = 0.0
         self._stuck: dict[tuple[str, str], float] = {}
 
@@ -134,6 +134,8 @@ class Storm(Adversary):
             node.sluggish = 0.0
             if node.life is not None:
                 node.life.ambush = None
+            if node.keeper is not None:
+                node.keeper.alive, node.keeper.frozen = True, False
             for run in node.running.values():
                 run.stiff_until = min(run.stiff_until, now)
             for part in node.parts.values():

@@ -11,6 +11,7 @@ from ...types import Status
 
 if TYPE_CHECKING:
     from .adversary import Storm
+    from .keeper import SimKeeper
     from .node import Life, Node
 
 
@@ -64,7 +65,7 @@ def freeze(storm: Storm) -> None:
     life = _life(storm)
     if life is None or life.frozen:
         return
-    life.frozen = True
+    life.freeze()
     storm.lasting(f"{life.nonce} frozen", storm.window(), life.thaw)
 
 
@@ -79,7 +80,7 @@ def freeze_in_a_call(storm: Storm) -> None:
     def spring() -> None:
         if kind == "start":
             life.node.sluggish = seconds
-        life.frozen = True
+        life.freeze()
         storm.lasting(f"{life.nonce} frozen while it asks to {kind}", seconds, over)
 
     def over() -> None:
@@ -311,16 +312,66 @@ def restore(storm: Storm) -> None:
     storm.world.scheduler.after(storm.window(), back)
 
 
+def _kept(storm: Storm) -> tuple[Node, SimKeeper]:
+    node = _node(storm)
+    assert node.keeper is not None  # else the disaster is not among those drawn
+    return node, node.keeper
+
+
+def keeper_killed(storm: Storm) -> None:
+    node, keeper = _kept(storm)
+    storm.fault(f"keeper of {node.name} killed")
+    keeper.killed()
+
+
+def both_killed(storm: Storm) -> None:
+    """Keeper and manager at once; a service manager or a person begins both again."""
+    node, keeper = _kept(storm)
+    storm.fault(f"keeper and manager of {node.name} killed")
+    keeper.killed()
+    if node.life is not None:
+        node.life.die("killed with its keeper", family=True)
+
+
+def keeper_frozen(storm: Storm) -> None:
+    node, keeper = _kept(storm)
+    if keeper.frozen:
+        return
+    keeper.frozen = True
+    storm.lasting(f"keeper of {node.name} frozen", storm.window(), lambda: setattr(keeper, "frozen", False))
+
+
+def both_frozen(storm: Storm) -> None:
+    node, keeper = _kept(storm)
+    life = node.life
+    if keeper.frozen or life is None or not life.alive or life.frozen:
+        return
+    keeper.frozen = True
+    life.freeze()
+
+    def over() -> None:
+        keeper.frozen = False
+        life.thaw()
+
+    storm.lasting(f"keeper and manager of {node.name} frozen", storm.window(), over)
+
+
 KINDS: dict[str, Callable[[Storm], None]] = {
     function.__name__: function
     for function in (
         crash, crash_at_call, family, zygote, reboot, freeze,
         freeze_in_a_call, cut, lossy, watch, disk_full, memory_lost, observer,
         sluggish, vanish, stiffen, mood, halt, enable, unlock, deletion, session_deletion, restore,
+        keeper_killed, both_killed, keeper_frozen, both_frozen,
     )
 }  # fmt: skip
 
-#: What `self_fence = "stop"` does not cover: the manager does not live to stop anything, or a kill does not kill.
-BREAK_SELF_FENCE = frozenset(
-    {"crash", "crash_at_call", "family", "freeze", "freeze_in_a_call", "disk_full", "memory_lost", "stiffen"}
-)
+_NO_KEEPER = frozenset({"crash", "crash_at_call", "family", "freeze", "freeze_in_a_call", "disk_full", "memory_lost"})
+_OF_KEEPERS = frozenset({"keeper_killed", "both_killed", "keeper_frozen", "both_frozen"})
+
+
+def breaking(self_fence: str, *, kept: bool) -> frozenset[str]:
+    """The disasters that this self_fence does not cover: then nobody could be trusted to be down after L."""
+    if not kept:
+        return _OF_KEEPERS | (_NO_KEEPER | {"stiffen"} if self_fence == "stop" else frozenset())
+    return {"stop": _OF_KEEPERS | {"stiffen"}, "reboot": _OF_KEEPERS}.get(self_fence, frozenset())

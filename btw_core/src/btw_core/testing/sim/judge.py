@@ -61,7 +61,8 @@ class Judge:
         """An operation was asked for."""
         if operation.verb not in CHANGING:
             return
-        since = life.adopted.get(operation.package)
+        held = life.manager.controllers[operation.package].claim.held  # else the answer came when it had run out
+        since = life.adopted.get(operation.package) if held else None
         if since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
             self.fail(f"{life.nonce} adopted {operation.package}, which was up, and asks for {operation.verb}")
         if operation.verb is Verb.STOP:
@@ -213,8 +214,8 @@ class Judge:
                 continue  # an older life of this node is owed for it, and nobody starts before that is settled
             adopted = new.term == old.term and new.holder is not None and new.holder.nonce != nonce
             if adopted and old.holder is not None and old.holder.nonce == nonce:
-                saved = writer.saved(name)
-                if not life.alive and saved is not None and saved.incarnation.nonce == nonce:
+                # what it remembered when it began: its disk may be lost since
+                if not life.alive and writer.remembered.get(name) == nonce:
                     self._adopts(writer, name, new)
                     continue
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")
@@ -229,7 +230,8 @@ class Judge:
         parts = [life.node.part(name, r.name) for r in spec.resources]
         healthy = all(p.up and p.mood == "up" and not p.remnants for p in parts)
         pending = any(r.operation.package == name and r.operation.verb in CHANGING for r in life.node.running.values())
-        if healthy and not pending and not record.unfenced and not life.manager.controllers[name].situation.off:
+        now = life.manager.controllers[name].situation  # stuck, it gets the lock to stop once more
+        if healthy and not pending and not record.unfenced and now.state is not State.STUCK and not now.off:
             life.adopted[name] = self.world.scheduler.now
 
     def always_one(self) -> None:

@@ -12,10 +12,15 @@ from ...types import Incarnation, Saved
 from .clock import LocalClock
 from .disk import SimDisk, State
 from .effects import Part, Running, SimExecutor
+from .keeper import SimKeeper, SimPulse
 from .store import Line, SimStorePort
 
 if TYPE_CHECKING:
     from .world import World
+
+
+#: Ends that a keeper does not undo: it was asked for, and a person begins it again; or the keeper ended too.
+PERSONS = ("ended", "killed with its keeper")
 
 
 class Killed(BaseException):
@@ -45,6 +50,9 @@ class Computer:
         for node in self.nodes:
             node.running.clear()
             node.parts.clear()
+            node.leases.clear()
+            if node.keeper is not None:
+                node.keeper.booted()
 
 
 class Node:
@@ -57,6 +65,8 @@ class Node:
         self.line = Line()
         self.observer = ""  # "", slow, silent
         self.sluggish = 0.0  # an operation may begin so many seconds late: a loaded machine
+        self.leases: dict[str, tuple[float, float]] = {}  # the managers' half of the pulse
+        self.keeper: SimKeeper | None = None
         self.parts: dict[tuple[str, str], Part] = {}
         self.running: dict[str, Running] = {}
         self.life: Life | None = None
@@ -106,7 +116,7 @@ class Node:
         del self.running[identity]
         run.life.deliver(OperationEnded(id=identity, ok=False, error="killed"))
 
-    def kill_all(self, package: str, only: tuple[str, ...], but: Running) -> None:
+    def kill_all(self, package: str, only: tuple[str, ...], but: Running | None) -> None:
         """SIGKILL to whatever operations of the package (`only`: with these prefixes) left or still are."""
         now = self.world.scheduler.now
         for run in list(self.running.values()):
@@ -159,7 +169,9 @@ class Life:
         self.clock = node.computer.clock
         self.boot = node.computer.boot
         self.alive = True
+        self.began = self.clock.now()
         self.frozen = False
+        self.froze_at = 0.0  # by its own clock
         self.inbox: list[Report] = []
         self.port_calls = 0
         self.dies_at_call = 0  # 0: does not
@@ -168,6 +180,7 @@ class Life:
         self.acquired: dict[str, float] = {}  # truth: committed acquisitions
         self.belief: dict[str, tuple[int, float, bool]] = {}  # term, sent, lost
         self.adopted: dict[str, float] = {}
+        self.remembered = {name: saved.incarnation.nonce for name, saved in node.state.files.items()}
         self._armed = float("inf")
         self.me = Incarnation(
             node=node.name,
@@ -187,6 +200,7 @@ class Life:
             executor=self.executor,
             disk=SimDisk(node.state, self),
             journal=Journal(self.world, nonce),
+            keeper=SimPulse(self),
         )
         self.world.lives[nonce] = self
         self.manager = Manager(self.me, self.world.specs, ports, cluster="sim", creates=self.world.creates)
@@ -235,7 +249,11 @@ class Life:
             if self.alive:
                 self._step(step)
 
-    def die(self, cause: str, *, family: bool = False) -> None:
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.frozen, self.froze_at = True, self.clock.now()
+
+    def die(self, cause: str, *, family: bool = False, restart: float | None = None) -> None:
         """The process is gone; the zygote sees it a little later and kills the running operations."""
         if not self.alive:
             return
@@ -252,7 +270,10 @@ class Life:
                     node.kill(run)
 
         world.scheduler.after(0.0 if family else 0.01 + 0.5 * world.random.random(), mourn)
-        world.scheduler.after(world.adversary.rest(), node.begin)
+        if restart is None:
+            kept = node.keeper is not None and cause not in PERSONS
+            restart = 0.1 + world.random.random() if kept else world.adversary.rest()
+        world.scheduler.after(restart, node.begin)
 
     def lose_zygote(self) -> None:
         """Zygote and observer end: what runs is killed, another zygote is started."""

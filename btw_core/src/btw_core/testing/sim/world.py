@@ -16,8 +16,12 @@ from ...types import PackageSpec, ResourceSpec
 from .adversary import Adversary
 from .clock import LocalClock, Scheduler
 from .judge import Judge, Violation
+from .keeper import SimKeeper
 from .node import Computer, Life, Node
 from .store import SimStore
+
+#: W at least: a keeper has to come round several times in it.
+SHORTEST = 1.5
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +31,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float = 10.0
     computers: int = 0  # 0: the seed decides between one for all and one each
     specs: tuple[PackageSpec, ...] = ()  # empty: from the seed
+    self_fence: str = ""  # "": from the seed
     adversary: Callable[[World], Adversary] = Adversary
     exact_clocks: bool = False
 
@@ -59,6 +64,20 @@ class World:
         self.calm_since = 0.0  # the last fault ended then; infinite while one lasts
         self.lives: dict[str, Life] = {}
         self.specs = setting.specs or _packages(self.random)
+        level = Random(f"{seed} self_fence")  # of its own, so that what the other seeds do stays as it was
+        self.kept = level.random() < 0.6
+        levels = ("none", "stop", "reboot", "watchdog", "watchdog") if self.kept else ("none", "none", "stop")
+        self.self_fence = setting.self_fence or level.choice(levels)
+        self.window = 0.0
+        timings = [spec.timing for spec in self.specs]
+        widest = min(t.timeout + t.stop_timeout - t.pace - t.renewal_deadline for t in timings) / 2
+        if self.self_fence == "watchdog" and widest < SHORTEST:
+            self.self_fence = "reboot"
+        if self.self_fence == "watchdog":
+            self.window = round(level.uniform(SHORTEST, widest), 2)
+            self.specs = tuple(_with_watchdog(spec, self.window) for spec in self.specs)
+        if self.self_fence in ("reboot", "watchdog") and level.random() < 0.4:
+            self.specs = tuple(msgspec.structs.replace(spec, on_stop_failure="fence") for spec in self.specs)
         self._specs = {spec.name: spec for spec in self.specs}
         self.judge = Judge(self)
         self.store = SimStore(self.judge.committed)
@@ -72,9 +91,9 @@ class World:
         for n in range(setting.nodes):
             name = f"node{n + 1}"
             self.nodes[name] = Node(self, name, self.computers[n % count])
+            if self.kept:
+                self.nodes[name].keeper = SimKeeper(self.nodes[name])
         self.creates = count == 1
-        # of its own, so that what the other seeds do stays as it was
-        self.self_fence = "stop" if Random(f"{seed} self_fence").random() < 0.3 else "none"
         self.adversary = setting.adversary(self)
 
     def spec(self, package: str) -> PackageSpec:
@@ -147,3 +166,7 @@ def _package(random: Random, name: str) -> PackageSpec:
         for n in range(random.randint(1, 3))
     )
     return PackageSpec(name=name, timing=timing, resources=resources)
+
+
+def _with_watchdog(spec: PackageSpec, window: float) -> PackageSpec:
+    return msgspec.structs.replace(spec, timing=msgspec.structs.replace(spec.timing, watchdog=window))

@@ -1,0 +1,80 @@
+"""What the keeper may not wait for itself is done by children that it forks: writing the journal, ending processes.
+
+Standard library only. A child that hangs on a disk costs its errand, and no more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from .clock import boottime
+from .journal import FileJournal, human
+
+_Line = Callable[[FileJournal], None]
+
+
+class Errands:
+    """`release` is called in each child: it lets go of what another keeper might need while the child hangs."""
+
+    def __init__(self, journal: Path, node: str, release: Callable[[], None]) -> None:
+        self._journal, self._node, self._release = journal, node, release
+        self._lines: list[_Line] = []
+        self._writing = False
+        self._children: dict[int, Callable[[int], None]] = {}
+
+    def say(self, event: str, cause: str) -> None:
+        """A line for the journal and the screen, written after all that were said before."""
+        self._lines.append(partial(FileJournal.write, event=event, cause=cause, pid=os.getpid()))
+
+    def fork(self, work: Callable[[], int], then: Callable[[int], None]) -> None:
+        """`work` in a child; `then(its exit code)` from `tend`."""
+        pid = os.fork()
+        if pid:
+            self._children[pid] = then
+            return
+        code = 1
+        try:
+            self._release()
+            signal.set_wakeup_fd(-1)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                if callable(signal.getsignal(number)):  # the keeper's: they are not for a child
+                    signal.signal(number, signal.SIG_DFL)
+            code = work()
+        finally:
+            os._exit(code)
+
+    def tend(self) -> None:
+        """Does not block."""
+        for pid, then in list(self._children.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._children[pid]
+                then(os.waitstatus_to_exitcode(status))
+        if self._lines and not self._writing:
+            lines, self._lines = self._lines, []
+            self._writing = True
+            self.fork(partial(self._write, lines), self._written)
+
+    def settle(self, patience: float) -> None:
+        """Blocks until all is done, for at most `patience` seconds."""
+        end = boottime() + patience
+        while (self._children or self._lines) and boottime() < end:
+            self.tend()
+            time.sleep(0.01)
+
+    def _written(self, _code: int) -> None:
+        self._writing = False
+
+    def _write(self, lines: list[_Line]) -> int:
+        journal = FileJournal(self._journal, self._node)
+        shown: list[str] = []
+        journal.listeners.append(lambda line: shown.append(human(line)))
+        for line in lines:
+            line(journal)
+        print(*shown, sep="\n", flush=True)  # last, for a terminal may have been stopped
+        return 1 if journal.trouble else 0

@@ -1,0 +1,16 @@
+"""How often each fault strikes a machine: once in a usual session, ten times every night."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--strikes 10`."""
+    parser.addoption("--strikes", type=int, default=1, help="how often each fault strikes a machine (1)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for `strike` is repeated, on the same machines."""
+    if "strike" in metafunc.fixturenames:
+        metafunc.parametrize("strike", range(metafunc.config.getoption("--strikes")))

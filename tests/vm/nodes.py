@@ -1,0 +1,260 @@
+"""Two machines that run btw with one package, a third that is their store, and the referee.
+
+The store's machine is never struck, so that a take-over takes as long as btw makes it, and not an election.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from btw_core.timing import Timing
+from vm.control import Spawned
+from vm.lab import Lab, LabError, Machine, clock
+from vm.machine import TESTS
+
+PACKAGE = "svc"
+STORE = "n1"
+#: Seconds for anything that has to happen: generous, for these computers are busy.
+LIMIT = 60.0
+#: Seconds that starting and being heard may take beyond the bounds of `timing`.
+MARGIN = 3.0
+#: A service is active now if the referee heard of it so many seconds ago.
+NOW = 0.3
+#: Directory in which whoever looks up a name hangs in state D, and the file that makes the package's stop do so.
+HANG, ARMED = "/mnt/hang", "/run/stop-hangs"
+#: Only who was killed while he waits there is in D; before that he is in S.
+HANGING = f"{{ cat {HANG}/file & sleep 0.2; kill -9 $!; wait; }}"
+
+PULSE = """
+import json, sys
+from pathlib import Path
+from btw_core.clock import boot_id
+from btw_core.pulse import Pulse, start_of
+path = Path(sys.argv[1])
+pulse = Pulse.open(path, boot_id()) if path.exists() else None
+halves = [half for half in (pulse and pulse.manager(), pulse and pulse.keeper()) if half]
+print(json.dumps([half._asdict() for half in halves if half.pid and start_of(half.pid) == half.start]))
+"""
+
+
+class Pids(NamedTuple):
+    """Of a node's btw."""
+
+    keeper: int
+    manager: int
+
+
+@dataclass
+class Node:
+    """A machine with btw and the package."""
+
+    machine: Machine
+    package: str = PACKAGE
+
+    @property
+    def name(self) -> str:
+        return self.machine.name
+
+    def write(self, lab: Lab, timing: Timing, self_fence: str) -> None:
+        """Its btw.toml, and the package: what reports to the referee, and something whose stop may hang before it."""
+        store = ",".join(endpoint.removeprefix("http://") for endpoint in lab.endpoints)
+        watchdog = f'watchdog = "/dev/watchdog1"\nwatchdog_timeout = {timing.watchdog:g}\n'
+        self.machine.write(
+            "/etc/btw/btw.toml",
+            f'cluster = "lab"\nnode = "{self.name}"\nlock = "etcd://{store}/btw"\nself_fence = "{self_fence}"\n'
+            + (watchdog if self_fence == "watchdog" else ""),
+        )
+        words = json.dumps(lab.reporter(self.package))
+        self.machine.write(
+            f"/etc/btw/packages/{self.package}.toml",
+            f"[package]\npace = {timing.pace:g}\ntimeout = {timing.timeout:g}\n"
+            f"start_timeout = {timing.start_timeout:g}\nstop_timeout = {timing.stop_timeout:g}\n"
+            f'[[resource]]\ntype = "service"\ncommand = {words}\n'
+            '[[resource]]\nname = "hook"\ntype = "exec"\nstart = "touch /run/hook"\nstatus = "test -e /run/hook"\n'
+            f'stop = "rm -f /run/hook; test ! -e {ARMED} || {HANGING}"\n',
+        )
+
+    # ---- btw
+    def begin(self) -> None:
+        """`btw run` in the background, unless it runs. Returns when it answers."""
+        if self.pids() is None:
+            # closed in order it lets the node live, unlike with this kernel's default
+            self.machine.run("modprobe", "softdog", "nowayout=0")
+            self.machine.run("btw", "run", "-d", self.package, timeout=LIMIT)
+
+    def halves(self) -> list[dict[str, Any]]:
+        """What lives of manager and keeper, in this order, as it is in the pulse."""
+        found: list[dict[str, Any]] = json.loads(
+            self.machine.python(PULSE, f"/run/btw/{self.name}/{self.package}.pulse", timeout=LIMIT)
+        )
+        return found
+
+    def pids(self) -> Pids | None:
+        """None: one of the two does not live."""
+        halves = self.halves()
+        return Pids(halves[1]["pid"], halves[0]["pid"]) if len(halves) == 2 else None
+
+    def both(self) -> Pids:
+        """As `pids`, when both have to live."""
+        pids = self.pids()
+        assert pids is not None, f"btw does not run on {self.name}"
+        return pids
+
+    def hard(self) -> float:
+        """H of the package by the host's clock."""
+        (_, hard) = self.halves()[0]["leases"][self.package]
+        return float(hard) + self.machine.clock()[0]
+
+    def signal(self, name: str, *pids: int) -> None:
+        """All at once."""
+        self.machine.run("kill", f"-{name}", *map(str, pids))
+
+    def status(self) -> str:
+        """What `btw status` says, as JSON; "" when it cannot tell."""
+        with contextlib.suppress(LabError):
+            return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
+        return ""
+
+    def events(self) -> list[dict[str, Any]]:
+        """Its journal."""
+        try:
+            text = self.machine.read(f"/var/lib/btw/{self.name}/journal.jsonl")
+        except LabError:
+            return []
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+    # ---- what hangs
+    def arm(self) -> None:
+        """From now on the package's stop hangs in state D before the service is stopped (see fuse_hang.py)."""
+        server = TESTS.parent / "btw_core/tests/fuse_hang.py"
+        self.machine.run("modprobe", "fuse")
+        self.machine.run("mkdir", "-p", HANG)
+        serving = self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} -u {server} {HANG}")
+        until(lambda: serving.text == "m", "a file system that hangs")
+        self.machine.write(ARMED, "")
+
+    def watch(self) -> Spawned:
+        """Prints what hangs there in state D."""
+        return self.machine.spawn("sh", "-c", f"while sleep 0.1; do ps -eo stat,args | grep '^D.* {HANG}/'; done")
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a fault led to. Instants by the host's clock."""
+
+    node: Node  # that was struck
+    other: Node  # that took over
+    at: float  # when it was struck
+    last: float  # the last that was heard of the service there before it was active at the other
+    first: float  # the first that was heard of it at the other
+    boot: str  # of the struck machine, when it was struck
+
+
+class Cluster:
+    """n2 and n3 with btw and the package; n1 is the store."""
+
+    def __init__(self, lab: Lab, timing: Timing, self_fence: str = "watchdog") -> None:
+        self.lab, self.timing = lab, timing
+        self._settled = ""  # the reporter that the last story ended with
+        self.nodes = [Node(machine) for machine in lab if machine.name != STORE]
+        for node in self.nodes:
+            node.write(lab, timing, self_fence)
+        self.nodes[0].machine.run("btw", "init", timeout=LIMIT)
+
+    def configure(self, timing: Timing, self_fence: str) -> None:
+        """Other settings on both nodes. The package is halted, and its stop does not hang."""
+        self.heal()
+        self.timing, self._settled = timing, ""
+        for node in self.nodes:
+            node.machine.run("rm", "-f", ARMED)
+            node.machine.run("btw", "stop", PACKAGE, timeout=LIMIT)
+        for node in self.nodes:
+            until(lambda node=node: not node.halves(), f"btw has ended on {node.name}")  # type: ignore[misc]
+            node.write(self.lab, timing, self_fence)
+
+    @property
+    def bound(self) -> float:
+        """Seconds from a fault until the service is heard of elsewhere."""
+        return self.timing.worst_failover() + MARGIN
+
+    def active(self) -> Node:
+        """Where the service is active now. AssertionError when that is not exactly one node."""
+        time.sleep(NOW)
+        names = {each.node for each in self.lab.referee.reports(PACKAGE) if each.at > clock() - NOW}
+        assert len(names) == 1, f"active at {sorted(names) or 'no node'}"
+        return next(node for node in self.nodes if node.name in names)
+
+    def other(self, node: Node) -> Node:
+        return next(each for each in self.nodes if each is not node)
+
+    def heal(self) -> Node:
+        """X"""
+        for node in self.nodes:
+            with contextlib.suppress(LabError, ProcessLookupError):  # it is off
+                node.machine.resume()
+            node.machine.join()
+            if not node.machine.control.is_open:
+                node.machine.power_off()
+                node.machine.boot()
+            until(lambda node=node: bool(node.status()), f"{node.name} answers")  # type: ignore[misc]
+            node.begin()
+        self.lab.referee.wait(PACKAGE, after=clock(), timeout=self.bound + LIMIT)
+        node = self.active()
+        until(lambda: '"running"' in node.status(), f"{node.name} runs the package")
+        until(lambda: '"stand-by"' in self.other(node).status(), f"{self.other(node).name} stands by")
+        life = self.lab.referee.reports(PACKAGE)[-1].life
+        assert self._settled in ("", life), f"the service moved, or was started again: {self._settled}, now {life}"
+        return node
+
+    def strike(self, fault: Callable[[Node], float | None]) -> Story:
+        """Let it happen to the node that is active, and wait for the other. `fault` may say when it happened."""
+        node = self.heal()
+        self._settled = ""
+        other, boot, at = self.other(node), node.machine.boot_id(), clock()
+        at = fault(node) or at
+        first = self.lab.referee.wait(PACKAGE, other.name, after=at, timeout=self.bound + LIMIT).at
+        last = max(each.at for each in self.lab.referee.reports(PACKAGE, node.name) if each.at < first)
+        return Story(node, other, at, last, first, boot)
+
+    def heard(self, story: Story) -> list[float]:
+        """When the service was active at the struck node after it was at the other, in the life that was struck."""
+        reports = self.lab.referee.reports(PACKAGE, story.node.name)
+        return [each.at for each in reports if each.life.startswith(story.boot) and each.at >= story.first]
+
+    def judge(self, story: Story) -> None:
+        """Never two; in time; and the other's machine and service are the same ones all the time since."""
+        assert self.lab.referee.overlaps(PACKAGE) == []
+        assert story.first - story.at < self.bound
+        lives = {each.life for each in self.lab.referee.reports(PACKAGE, story.other.name) if each.at >= story.first}
+        assert len(lives) == 1, f"more than one start: {lives}"
+        (self._settled,) = lives
+        assert self.active() is story.other
+
+    def told(self) -> str:
+        """Everything, for a test that failed."""
+        lines = []
+        for node in self.nodes:
+            with contextlib.suppress(LabError):
+                lines += [f"{node.name} {json.dumps(event)}" for event in node.events()[-40:]]
+            lines.append(f"---- console of {node.name}:\n{node.machine.console()[-1500:]}")
+        return "\n".join([*lines, *map(str, self.lab.referee.overlaps(PACKAGE))])
+
+
+def rebooted(story: Story) -> float:
+    """When the struck machine's kernel began its new life. Waits for it."""
+    machine = story.node.machine
+    until(lambda: machine.boot_id() != story.boot and machine.control.life.ready is not None, "ready after a reboot")
+    return machine.clock()[0]
+
+
+def until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+    end = clock() + limit
+    while not condition():
+        assert clock() < end, f"not within {limit:g} s: {what}"
+        time.sleep(0.1)

@@ -1,0 +1,141 @@
+"""Booted machines that are killed, frozen, cut off and switched off: never two, and one again within the bound.
+
+`pytest tests/vm/test_vm_keeper.py --strikes 10` strikes ten times with each fault. With -s it says what was measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from btw_core.timing import Timing, violations
+from vm.control import Spawned
+from vm.lab import Lab, clock
+from vm.nodes import PACKAGE, Cluster, Node, Story, rebooted
+
+TIMES = Timing(pace=1, timeout=5, start_timeout=5, stop_timeout=4, watchdog=2)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Cluster]:
+    assert violations(TIMES) == []
+    with Lab(machines=3, etcd=1) as lab:
+        yield Cluster(lab, TIMES)
+
+
+@pytest.fixture
+def cluster(machines: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A failed test shows all journals. Whatever happened, there were never two."""
+    failed = request.session.testsfailed
+    yield machines
+    if request.session.testsfailed > failed:
+        print(machines.told())
+    assert machines.lab.referee.overlaps(PACKAGE) == []
+
+
+def say(cluster: Cluster, what: str, story: Story, *more: str) -> None:
+    t = cluster.timing
+    bounds = f"(H {t.hard_at(0):g}, L {t.lease:.2f}, worst {t.worst_failover():.2f})"
+    print(f"\n{what}: {'; '.join([*more, f'active elsewhere after {story.first - story.at:.2f} s {bounds}'])}")
+
+
+def reset(story: Story, began: float) -> str:
+    return f"node reset after {began - story.at:.2f} s (W {TIMES.watchdog:g})"
+
+
+def test_keeper_and_manager_killed(cluster: Cluster, strike: int) -> None:
+    """The service lives on, and nobody feeds the watchdog: it has reset the node, W later, before the other starts."""
+    story = cluster.strike(lambda node: node.signal("KILL", *node.both()))
+    began = rebooted(story)
+    cluster.judge(story)
+    say(cluster, "keeper and manager killed", story, reset(story, began))
+    assert story.at < story.last < began < story.first
+    assert cluster.heal() is story.other
+
+
+def test_a_stop_that_hangs_without_the_lock(cluster: Cluster, strike: int) -> None:
+    """Cut off, and the stop hangs in state D with the service still active: the watchdog resets the node by H, and
+    only then the other starts."""
+    hangs(cluster, "watchdog")
+
+
+def test_power_off(cluster: Cluster, strike: int) -> None:
+    """A node that lost its power is silent; the other starts after L."""
+    story = cluster.strike(lambda node: node.machine.power_off())
+    cluster.judge(story)
+    say(cluster, "power off", story, f"last heard {story.last - story.at:.2f} s after it")
+
+
+def test_cable_pulled(cluster: Cluster, strike: int) -> None:
+    """The service is stopped when T is over, and the other starts after L. No node is rebooted; plugged in again the
+    first one stands by."""
+    story = cluster.strike(lambda node: node.machine.cut())
+    cluster.judge(story)
+    say(cluster, "cable pulled", story, f"stopped after {story.last - story.at:.2f} s (T {TIMES.timeout:g})")
+    assert story.last - story.at < TIMES.hard_at(0)
+    assert story.node.machine.boot_id() == story.boot
+    assert cluster.heal() is story.other
+    assert story.node.machine.boot_id() == story.boot
+
+
+def test_keeper_and_manager_frozen(cluster: Cluster, strike: int) -> None:
+    """As if they were killed: the watchdog resets the node before the other starts."""
+    story = cluster.strike(lambda node: node.signal("STOP", *node.both()))
+    began = rebooted(story)
+    cluster.judge(story)
+    say(cluster, "keeper and manager frozen", story, reset(story, began))
+    assert story.at < story.last < began < story.first
+
+
+def test_a_node_frozen_for_longer_than_its_lease(cluster: Cluster, strike: int) -> None:
+    """When the machine goes on, another has the package: the watchdog, whose time is over, resets it before any of its
+    programs runs. The referee hears nothing of it any more."""
+    story = cluster.strike(lambda node: node.machine.freeze())
+    time.sleep(1)
+    resumed = clock()
+    story.node.machine.resume()
+    began = rebooted(story)
+    heard = cluster.heard(story)
+    cluster.judge(story)
+    say(
+        cluster,
+        "node frozen",
+        story,
+        f"resumed after {resumed - story.at:.1f} s, reset {began - resumed:.2f} s later",
+        f"active for {max(heard, default=resumed) - resumed:.3f} s meanwhile, {len(heard)} reports",
+    )
+    assert heard == []
+
+
+def test_a_stop_that_hangs_and_no_watchdog(cluster: Cluster, strike: int) -> None:
+    """self_fence = "reboot": then it is the keeper that reboots the node at H."""
+    if cluster.timing is TIMES:
+        cluster.configure(msgspec.structs.replace(TIMES, watchdog=0), "reboot")
+    hangs(cluster, "reboot")
+
+
+def hangs(cluster: Cluster, self_fence: str) -> None:
+    hard = 0.0
+    watching: list[Spawned] = []
+
+    def fault(node: Node) -> float:
+        nonlocal hard
+        node.arm()
+        watching.append(node.watch())
+        node.machine.cut()
+        at = clock()
+        hard = node.hard()  # from the last renewal that was confirmed: there can be no other
+        return at
+
+    story = cluster.strike(fault)
+    began = rebooted(story)
+    cluster.judge(story)
+    what = f"a stop in state D, self_fence {self_fence}"
+    say(cluster, what, story, f"node reset after {began - story.at:.2f} s, about {hard - began:.2f} s before H")
+    t = cluster.timing
+    assert watching[0].lines, "nothing was in state D"
+    assert hard - t.stop_timeout < story.last < began < story.first
+    assert began < hard + t.slack
