@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +18,11 @@ from btw_core.cli.events import Tail
 from btw_core.clock import boottime
 from btw_core.containment import find_cgroup_root, home_of
 from btw_core.journal import human
+from btw_core.pulse import Keeper, Manager, Pulse, start_of
 from btw_core.timing import Timing
 
 from .etcd import Etcd
-from .lab import LIMIT, Host, Lab, until
+from .lab import LIMIT, Host, Lab, send, until
 from .referee import SERVICE, Referee, Span
 
 PACKAGE = "web"
@@ -35,7 +38,7 @@ class Node:
         self.host = host
         self.name = host.name
         self.directory = host.directory / "btw"
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._tail = Tail(self.directory / "state")
         (self.directory / "packages").mkdir(parents=True)
         (self.directory / "btw.toml").write_text(
@@ -50,16 +53,35 @@ class Node:
         )
 
     def run(self) -> None:
-        """`btw run`, if it does not run already; returns at once."""
-        if self.process is None or self.process.poll() is not None:
-            self.process = self.host.start(*self._command("run", PACKAGE), log=self.host.directory / "output")
+        """`btw run`, if neither keeper nor manager lives; returns at once."""
+        begun = self._process is not None and self._process.poll() is None
+        if not begun and not self.keeper and not self.manager:
+            self._process = self.host.start(*self._command("run", PACKAGE), log=self.host.directory / "output")
 
     def halt(self) -> None:
-        """TERM, until it has ended: a planned stop."""
-        assert self.process is not None
-        self.process.terminate()
-        code = self.process.wait(LIMIT)
-        assert code == 0, f"btw run on {self.name} ended with {code}:\n{self.output()}"
+        """TERM, until all has ended: a planned stop."""
+        send(self.keeper, signal.SIGTERM)
+        until(lambda: not self.keeper and not self.manager, f"btw has ended on {self.name}")
+
+    @property
+    def keeper(self) -> int:
+        """The pid of what looks after the manager; 0 when there is none."""
+        return self._alive(Pulse.keeper)
+
+    @property
+    def manager(self) -> int:
+        return self._alive(Pulse.manager)
+
+    def _alive(self, half: Callable[[Pulse], Keeper | Manager | None]) -> int:
+        try:
+            pulse = Pulse.open(self.directory / "run" / self.name / f"{PACKAGE}.pulse", self.host.boot)
+        except (FileNotFoundError, ValueError):  # not yet, or not yet whole
+            return 0
+        try:
+            said = half(pulse)
+        finally:
+            pulse.close()
+        return said.pid if said is not None and said.pid and start_of(said.pid) == said.start else 0
 
     def btw(self, *words: str) -> str:
         """Any other command, to its end. Raises RuntimeError."""

@@ -89,6 +89,11 @@ class Host:
             umount --recursive --lazy cgroup
             """, cwd=self.directory)  # fmt: skip
 
+    @property
+    def boot(self) -> str:
+        """Its boot id."""
+        return self._boot_id.read_text().strip()
+
     def _new_boot_id(self) -> None:
         self._boot_id.write_text(f"{uuid.uuid4()}\n")
 
@@ -260,9 +265,10 @@ class Lab:
 
 # ---- processes of whatever host ---------------------------------------------------------------------------------
 def send(pid: int, number: signal.Signals) -> None:
-    """A signal, if the process is still there."""
+    """A signal, if the process is still there; pid 0 is none (to kill(2) it would be our own group)."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+        if pid:
+            os.kill(pid, number)
 
 
 def tree(root: int) -> list[int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 
@@ -14,7 +15,7 @@ from btw_core.clock import boottime
 
 from .cluster import PACKAGE, Cluster
 from .conftest import Measured
-from .lab import LIMIT, until
+from .lab import LIMIT, send, until
 from .referee import Span
 
 MOVES = 10
@@ -144,6 +145,32 @@ def test_a_crashed_node_is_taken_over(cluster: Cluster, measured: Measured) -> N
     measured(f"active {successor.start - span.stop:.2f} s after the crash (worst {worst:.2f})")
     assert successor.start - span.stop < cluster.bound
     assert cluster.heal() is successor
+
+
+@pytest.mark.parametrize("victim", ["manager", "keeper"])
+def test_a_killed_manager_or_keeper_moves_nothing(cluster: Cluster, victim: str) -> None:
+    """The other one starts another; the service does not notice."""
+    span = cluster.active()
+    node = cluster.node(span)
+    pid = getattr(node, victim)
+    send(pid, signal.SIGKILL)
+    until(lambda: getattr(node, victim) not in (0, pid), f"another {victim} on {node.name}")
+    stays(cluster, span)
+
+
+def test_a_manager_killed_on_a_node_cut_off_is_not_forgotten(cluster: Cluster) -> None:
+    """The next manager cannot ask the store when the former one lost the lock; it is stopped by H all the same."""
+    span = cluster.active()
+    node = cluster.node(span)
+    count = len(cluster.referee.spans(PACKAGE))
+    cut = boottime()
+    cluster.lab.cut(node.host)
+    send(node.manager, signal.SIGKILL)
+    successor = cluster.referee.wait_active(PACKAGE, after=count, limit=cluster.bound + LIMIT)
+    assert successor.node != span.node and span.stop is not None
+    assert span.stop - cut < cluster.timing.timeout + cluster.timing.stop_timeout
+    cluster.lab.join(node.host)
+    stays(cluster, successor)
 
 
 def test_the_active_node_cut_off_from_one_member_stays(cluster: Cluster) -> None:
