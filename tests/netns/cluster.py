@@ -153,14 +153,18 @@ class Cluster:
         t = self.timing
         return t.timeout - t.pace - t.renewal_deadline
 
-    def renewals(self, span: Span) -> int:
-        """How often its node has tried to renew its session, as the store has it."""
-        return int(self.etcd.value(f"btw/sessions/{span.node}/{PACKAGE}")["seq"])
-
     def wait_renewals(self, span: Span, count: int = 3) -> None:
-        """So many more are committed."""
-        wanted = self.renewals(span) + count
-        until(lambda: self.renewals(span) >= wanted, f"{count} more renewals of {span.node}", pause=0.2)
+        """So many times its node's session was renewed in the store meanwhile, by whatever manager."""
+        key = f"btw/sessions/{span.node}/{PACKAGE}"
+        seen = [self.etcd.value(key)]
+
+        def enough() -> bool:
+            record = self.etcd.value(key)
+            if record != seen[-1]:
+                seen.append(record)
+            return len(seen) > count
+
+        until(enough, f"{count} more renewals of {span.node}", pause=0.2)
 
     def stays(self, span: Span) -> None:
         """It was not touched: the very same process is active, and no other service has begun since."""
