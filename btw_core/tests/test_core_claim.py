@@ -251,6 +251,7 @@ def test_renewals_move_the_deadline_and_never_back() -> None:
     """The latest `sent` counts."""
     case = Case().takes()
     case.wait(10)
+    case.reads()
     case.claim.renewed(1008)
     case.claim.renewed(1004)
     assert case.claim.lost_at == 1024
@@ -258,6 +259,29 @@ def test_renewals_move_the_deadline_and_never_back() -> None:
     assert case.claim.held
     case.wait(0.2)
     assert [hard for _, hard in case.lost] == [1044]
+
+
+def test_a_renewed_session_alone_does_not_prolong() -> None:
+    """The record may be gone, and a stand-by that sees that waits for L from then on: only when it was also shown to be
+    ours does the lease go on, from the older of the two (simulation, seed 4400)."""
+    case = Case().takes()
+    case.wait(10)
+    case.claim.renewed(1010)
+    assert case.claim.lost_at == 1016
+    case.reads()
+    assert case.claim.lost_at == 1026
+    case.wait(2)
+    case.reads()  # and the other way round
+    assert case.claim.lost_at == 1026
+    case.claim.renewed(1011)
+    assert case.claim.lost_at == 1027
+    case.wait(3)
+    case.claim.renewed(1015)
+    case.store.records.clear()
+    case.reads()  # written again: shown by our own write
+    assert case.claim.lost_at == 1028
+    case.store.answer()
+    assert case.claim.lost_at == 1031
 
 
 def test_late_renewal_never_revives() -> None:

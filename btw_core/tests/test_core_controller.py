@@ -195,6 +195,7 @@ def test_the_keeper_knows_before_the_first_effect_and_until_it_is_down() -> None
     limits = SPEC.timing.lost_at(1000), SPEC.timing.hard_at(1000)
     assert told == [{"web": limits}]
     case.clock.time += 4
+    case.read()
     case.controller.renewed(1003)
     assert case.keeper.told == {"web": (limits[0] + 3, limits[1] + 3)}
     case.ends(ok=False)

@@ -46,7 +46,9 @@ class Claim:
         self.predecessor: Incarnation | None = None
         self.record: PackageRecord | None = None
         self.revision: int | None = None  # of `record`; None: absent, or not yet read
-        self.sent = 0.0  # the lease counts from here while held
+        self.sent = 0.0  # the lease counts from here while held: the older of the two below
+        self._renewal = 0.0  # of the session
+        self._confirmed = 0.0  # when the record was asked for, and shown to be ours
         self.judgement: Judgement | None = None
         self.ripe_at: float | None = None  # a reading sent from then on may show that it can be taken
         self._sighting: Sighting | None = None
@@ -90,8 +92,22 @@ class Claim:
             return
         if _TOUCH in self._edits:
             return
-        self.sent = max(self.sent, sent)
-        self._watch_the_clock()
+        self._renewal = max(self._renewal, sent)
+        self._count()
+
+    def _confirm(self, sent: float) -> None:
+        """What was asked at `sent` has shown the record to be ours. A renewed session alone proves nothing of it: who
+        finds the record gone waits for L from then on, whatever the session says."""
+        if self.held and self.believes():
+            self._confirmed = max(self._confirmed, sent)
+            self._count()
+
+    def _count(self) -> None:
+        """The lease counts from the older of the two."""
+        sent = min(self._renewal, self._confirmed)
+        if sent > self.sent:
+            self.sent = sent
+            self._watch_the_clock()
 
     def touch(self) -> None:
         """The session record had vanished and is written again. Absence has no identity: a stand-by that saw none
@@ -129,7 +145,7 @@ class Claim:
         found = view.packages.get(self.name)
         if self._busy or view.sent < self._read_since:
             return  # older than the answer that is under way or has come
-        self._learn(*(found or (None, None)))
+        self._learn(*(found or (None, None)), asked=view.sent)
         self._write_edits()
         if self.wanted and not self.held and not self._busy and not self._edits:
             self._consider(view, recheck)
@@ -144,13 +160,16 @@ class Claim:
             now = self.desk.now()
             self._consider(View(sent=now, received=now, packages={self.name: (revision, record)}, sessions={}), 0.0)
 
-    def _learn(self, revision: int | None, record: PackageRecord | None) -> None:
+    def _learn(self, revision: int | None, record: PackageRecord | None, *, asked: float | None = None) -> None:
+        """`asked`: when this was asked for; None: nobody knows, it came by the watch."""
         self.revision, self.record = revision, record
         self._sure = True
         if record is not None:
             self.floor = max(self.floor, record.term)
         if self.held:
             self._compare(record)
+        if asked is not None and self._mine is record:
+            self._confirm(asked)
         self._changed()
 
     def _compare(self, record: PackageRecord | None) -> None:
@@ -225,7 +244,7 @@ class Claim:
             self.revision, self.record = answer.revision, record  # what `acquired` may want to change at once
             if taking is not None:
                 self._took(*taking)
-            self._learn(answer.revision, record)
+            self._learn(answer.revision, record, asked=answer.sent)
             self._write_edits()
         elif answer.conflict:
             self._read()
@@ -243,7 +262,7 @@ class Claim:
             return  # answered too late to count; the record is ours, and the next reading takes a new term
         self.held = True
         self.term = record.term
-        self.sent = sent
+        self.sent = self._renewal = self._confirmed = sent
         self._mine = record
         self.predecessor = None
         self._sighting = None
@@ -265,7 +284,7 @@ class Claim:
         except DamagedRecord as damage:
             self.desk.journal.write("record_damaged", package=self.name, cause=str(damage))
             return
-        self._learn(*(found[0] if found else (None, None)))
+        self._learn(*(found[0] if found else (None, None)), asked=answer.sent)
         self._write_edits()
 
     # ---- the clock

@@ -160,6 +160,7 @@ class Manager:
     def _read_answered(self, answer: StoreAnswered) -> None:
         if answer.records is None:
             self._trouble(answer.unavailable)
+            self.desk.at(self.desk.now() + self.timing.retry, ("again",), self._list)
             return
         try:
             view, damaged = _view(answer, self.desk.now())
