@@ -24,7 +24,7 @@ KINDS = {
     "pure": "types timing fsm lease events faults safety",
     "contract": "clock store ports resource hooks",
     "shell": "desk health session claim work debts memory controller manager",
-    "keeper": "pulse keeper_rules watchdog cutoff steady errands service life keeper",
+    "keeper": "trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",
     "node": "node",
     "cli": "cli",
     "testing": "testing",

@@ -119,17 +119,18 @@ def test_an_observer_that_lost_the_package_vouches_for_nothing() -> None:
     assert "disk cannot tell (not loaded" in case.controller.cause
 
 
-def test_a_halt_before_the_first_reading_says_what_it_leaves() -> None:
-    """A former manager was killed, its package is up, the store does not answer: a halt has not stopped anything."""
+def test_a_halt_before_the_first_reading_stops_what_was_left_up() -> None:
+    """A former manager was killed, its package is up, the store does not answer: halted means that it is stopped."""
     former = Incarnation(node="a", machine="m", boot="b", nonce="former", slot="web", home="a.1")
     record = PackageRecord(term=3, lease=SPEC.timing.lease, holder=former)
     case = Case(record, Saved(incarnation=former, term=3, may_be_up=True), reads=False)
     case.controller.halt(HaltAsked(cause="SIGTERM"))
+    assert not case.controller.left
+    for _ in range(4):
+        case.ends()
+    assert case.state is State.HALTED and case.stops() == ["web", "ip", "disk"]
     case.wait(60)
-    assert case.controller.left
-    assert any("may have left it up" in line["cause"] for line in case.journal.lines)
-    assert case.disk.saved["web"].may_be_up
-    assert case.disk.saved["web"].incarnation == former
+    assert not case.disk.saved["web"].may_be_up and not case.keeper.told
 
 
 def test_a_debt_of_the_same_name_from_another_home_is_not_ours_to_pay() -> None:
@@ -348,3 +349,18 @@ def test_a_node_that_lost_its_disk_between_two_lives_still_stops_what_is_up() ->
     case.read()
     assert case.state is State.FAILING and case.stops() == ["web"]
     assert case.keeper.told == {"web": (1050.0, 1090.0)}
+
+
+def test_switched_off_while_stuck_the_next_life_stops_it_at_once() -> None:
+    """Critical, stuck, then another manager: off here, it does not adopt, but stops what is up while the former lease
+    still counts, and gives the lock back in the name of the dead."""
+    case = _left((1025.0, 1055.0))
+    case.disk.saved["web"] = Saved(incarnation=FORMER, term=3, may_be_up=True, off="critical")
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    case.read()
+    assert case.stops() == ["web"]
+    for _ in range(4):
+        case.ends()
+    case.answers()
+    assert case.state is State.OFF and case.record().released and case.keeper.told == {}

@@ -44,6 +44,7 @@ class Claim:
         self.term = 0  # of the last acquisition
         self.floor = 0
         self.predecessor: Incarnation | None = None
+        self.gone: Incarnation | None = None  # a dead life of this node, whose package was seen down here since
         self.record: PackageRecord | None = None
         self.revision: int | None = None  # of `record`; None: absent, or not yet read
         self.sent = 0.0  # the lease counts from here while held: the older of the two below
@@ -129,7 +130,11 @@ class Claim:
         self.wanted = False
         self.desk.forget(("lease", self.name))
 
+        gone = self.gone
+
         def edit(record: PackageRecord) -> PackageRecord:
+            if gone is not None:  # nobody has to wait for a lease that nobody can use any more
+                record = lease.released(record, gone, off, cause)
             return lease.settled(lease.released(record, self.me, off, cause), [self.me.nonce])
 
         self.edit("release", edit, then)

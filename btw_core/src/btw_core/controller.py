@@ -80,6 +80,9 @@ class Controller:
         self.memory.tell_keeper()
 
     def halt(self, asked: HaltAsked) -> None:
+        if self.memory.may_be_up and self.situation.state in (State.STANDBY, State.OFF):
+            # not adopted yet; left alone, only its processes would be killed at H, and an address or a mount would stay
+            self._left_behind("a former life of this node may have left it up")
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
 
     def enable(self, cause: str) -> None:
@@ -254,8 +257,6 @@ class Controller:
         self.desk.at(due, ("leave", self.name), do)
 
     def _leave(self) -> None:
-        if not self.left and self.memory.may_be_up:  # halted before the store said whose it is
-            self._say("not looked at: a former manager of this node may have left it up; `btw run` goes on with it")
         if not self.left and not self.claim.free:
             wait = self.spec.timing.lease
             self._say(f"the lock could not be given back; others will wait up to {wait:.1f} s")

@@ -15,6 +15,10 @@ from pathlib import Path
 from .clock import boottime
 from .journal import FileJournal, human
 
+#: Seconds that an errand may take; whoever hangs must not keep the next from being done.
+LONGEST = 10
+#: Lines that wait to be written again at most.
+MOST = 100
 _Line = Callable[[FileJournal], None]
 
 
@@ -25,18 +29,25 @@ class Errands:
         self._journal, self._node, self._release = journal, node, release
         self._lines: list[_Line] = []
         self._writing = False
+        self._under_way = 0  # how many of the lines
+        self._pause = 0.0  # nothing is written before
         self._children: dict[int, Callable[[int], None]] = {}
 
     def say(self, event: str, cause: str) -> None:
         """A line for the journal and the screen, written after all that were said before."""
         self._lines.append(partial(FileJournal.write, event=event, cause=cause, pid=os.getpid()))
 
-    def fork(self, work: Callable[[], int], then: Callable[[int], None]) -> None:
-        """`work` in a child; `then(its exit code)` from `tend`."""
-        pid = os.fork()
+    def fork(self, work: Callable[[], int], then: Callable[[int], None]) -> bool:
+        """`work` in a child; `then(its exit code)` from `tend`. False: there can be no child now, and `then` comes at
+        once."""
+        try:
+            pid = os.fork()
+        except OSError:  # no process or memory to be had now: the errand has failed, and the keeper goes on
+            then(1)
+            return False
         if pid:
             self._children[pid] = then
-            return
+            return True
         code = 1
         try:
             self._release()
@@ -44,6 +55,7 @@ class Errands:
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 if callable(signal.getsignal(number)):  # the keeper's: they are not for a child
                     signal.signal(number, signal.SIG_DFL)
+            signal.alarm(LONGEST)
             code = work()
         finally:
             os._exit(code)
@@ -55,10 +67,9 @@ class Errands:
             if ended:
                 del self._children[pid]
                 then(os.waitstatus_to_exitcode(status))
-        if self._lines and not self._writing:
-            lines, self._lines = self._lines, []
-            self._writing = True
-            self.fork(partial(self._write, lines), self._written)
+        if self._lines and not self._writing and boottime() >= self._pause:
+            self._writing, self._under_way = True, len(self._lines)
+            self.fork(partial(self._write, list(self._lines)), self._written)
 
     def settle(self, patience: float) -> None:
         """Blocks until all is done, for at most `patience` seconds."""
@@ -67,8 +78,12 @@ class Errands:
             self.tend()
             time.sleep(0.01)
 
-    def _written(self, _code: int) -> None:
+    def _written(self, code: int) -> None:
         self._writing = False
+        if code == 0 or len(self._lines) > MOST:  # a journal that cannot be written to for long
+            del self._lines[: self._under_way]
+        else:
+            self._pause = boottime() + 1.0
 
     def _write(self, lines: list[_Line]) -> int:
         journal = FileJournal(self._journal, self._node)

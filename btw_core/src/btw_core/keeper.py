@@ -13,21 +13,21 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import NoReturn
 
 from .clock import boot_id, boottime
-from .cutoff import SYSRQ, Home, Trigger, cut_off
+from .cutoff import Home, Trigger, cut_off
 from .errands import Errands
+from .keeper_options import options
 from .keeper_rules import Decision, Seen, decide
 from .life import Life
 from .pulse import KEEPER, LEFT, Held, Manager, Pulse, start_of
 from .pulse import Keeper as KeeperHalf
 from .service import Service
 from .steady import steady
+from .trial import Trial
 from .watchdog import Refused, Watchdog
 
 #: Seconds between two looks, at most.
@@ -40,6 +40,8 @@ SPACE = 1.0
 PATIENCE = 2.0
 #: Seconds between two attempts to reboot, and between two touches of the pulse's file.
 AGAIN, TOUCH = 1.0, 60.0
+#: Seconds between two looks that show that this process was stopped, or the computer suspended.
+STOOD_STILL = 1.0
 #: Exit codes after which no other manager is started, those but DONE only while nothing may be up: see node.py.
 DONE, FAILED, BUSY, CONFIGURATION = 0, 1, 75, 78
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,12 +60,14 @@ class Keeper:
         self._over: int | None = None  # the exit code: no other manager is started
         self._failures = 0
         self._asked = 0  # the signal that asked for the halt
-        self._check: subprocess.Popen[bytes] | None = None  # of the code to upgrade to
+        self._trial: Trial | None = None  # of the code and configuration to upgrade to
         self._upgrading = False  # it is good
         self._cutting = False
-        self._cut: set[tuple[str, float]] = set()  # package and H of what is gone for certain
+        self._cut: set[tuple[str, float]] = set()  # package and H of what has no process left
         self._fenced: set[tuple[str, float]] = set()  # package and H of what was said
         self._pulled = float("-inf")
+        self._looked = self._began  # the last time
+        self._resumed = float("-inf")  # when this process went on after it had stood still
         self._trigger: Trigger | None = None
         self._watchdog: Watchdog | None = None
         self._service = Service(os.environ)
@@ -123,7 +127,9 @@ class Keeper:
         if self._life:
             poll.register(self._life.pidfd, select.POLLIN)
         window = self._window()
-        poll.poll(1000 * (min(TICK, window / 4) if window else TICK))
+        now = boottime()
+        until = min((hard - now for _, hard in self._up() if hard > now), default=TICK)  # H is not looked at late
+        poll.poll(1000 * min(TICK, window / 4 if window else TICK, until))
         with contextlib.suppress(BlockingIOError):
             self._wake.recv(4096)
 
@@ -151,9 +157,9 @@ class Keeper:
         if self._life:
             self._tend(self._life, decision)
         elif self._over is not None:
-            return self._over if all(each in self._cut for each in self._up()) else None
-        elif self._asked and not self._up():
-            self._over = FAILED
+            return self._over if self._down() else None
+        elif self._asked and self._down():
+            self._over = DONE
         elif self._upgrading:
             self._renew()
         elif boottime() >= self._next:
@@ -165,11 +171,15 @@ class Keeper:
         """What may be up, with its H."""
         return [(name, hard) for name, (_, hard) in self._half.leases.items()]
 
+    def _down(self) -> bool:
+        """No process of what may be up is left."""
+        return all(each in self._cut for each in self._up())
+
     def _look(self) -> None:
         """What the manager said last, if it can be read: also in a file that has lost its name meanwhile."""
         self._missing = self._pulse.gone()
         self._half = self._pulse.manager() or self._half
-        gone = all(each in self._cut for each in self._up()) and not (self._life and self._up())
+        gone = self._down() and not (self._life and self._up())
         if self._missing and gone:
             with contextlib.suppress(Held, OSError):  # tried again with the next look
                 self._pulse = self._pulse.renewed()
@@ -179,7 +189,10 @@ class Keeper:
     def _seen(self) -> Seen:
         now, half, life = boottime(), self._half, self._life
         beat = now if life is None else half.beat if life.wrote(half) else None
-        started = now if life is None else life.started
+        if now - self._looked > STOOD_STILL:  # so did the manager, perhaps: it has its time from now on
+            self._resumed = now
+        self._looked = now
+        started = now if life is None else max(life.started, self._resumed)
         return Seen(now, started, beat, half.stall, half.leases, self._missing, self._window())
 
     def _window(self) -> float:
@@ -191,7 +204,8 @@ class Keeper:
         self._pulse.write(half)
         if now - self._used > TOUCH:
             self._used = now
-            self._pulse.used()
+            with contextlib.suppress(OSError):  # a disk that is read-only now: nobody removes anything there either
+                self._pulse.used()
 
     def _feed(self, feed: bool) -> bool:
         """Feed the watchdog, or open it first: that feeds it too. False: not yet. Raises Refused, OSError."""
@@ -230,7 +244,7 @@ class Keeper:
                 life.send(self._asked)
             if self._upgrading and life.ready and signal.SIGUSR1 not in life.told:
                 life.send(signal.SIGUSR1)
-        if life.ready and not self._check and not self._upgrading:
+        if life.ready and not self._trial and not self._upgrading:
             self._service.ready(half.said)
 
     def _kill(self, life: Life, cause: str) -> None:
@@ -273,22 +287,20 @@ class Keeper:
 
     # ---- an upgrade in place
     def _check_upgrade(self) -> None:
-        """First see that the new code can be imported at all."""
-        if self._check or self._upgrading:
+        if self._trial or self._upgrading:
             return
         self._service.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        program = "import btw_core.cli.run, btw_core.keeper, btw_core.node"
         try:
-            self._check = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=subprocess.DEVNULL)
+            self._trial = Trial(self._given.command)
         except OSError as error:
             self._refuse_upgrade(f"{sys.executable}: {error.strerror}")
 
     def _judge_upgrade(self) -> None:
-        if self._check is None or (code := self._check.poll()) is None:
+        if self._trial is None or (found := self._trial.outcome()) is None:
             return
-        self._check = None
-        if code:
-            self._refuse_upgrade(f"the new code cannot be imported (exit code {code})")
+        self._trial = None
+        if found:
+            self._refuse_upgrade(found)
         else:
             self._upgrading = True
             self._errands.say("upgrade", "the manager makes room for a new one; packages stay as they are")
@@ -340,24 +352,9 @@ class Keeper:
             if code == 0:
                 self._cut |= todo
 
-        self._errands.fork(lambda: min(1, len(cut_off(home, {name for name, _ in todo}, PATIENCE))), cut)
-
-
-def options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="btw_core.keeper", description="Look after the manager COMMAND.")
-    parser.add_argument("--inherit", type=lambda text: tuple(map(int, text.split(","))), help=argparse.SUPPRESS)
-    parser.add_argument("--pulse", type=Path, required=True, help="RUN/NODE/SLOT.pulse")
-    parser.add_argument("--node", required=True)
-    parser.add_argument("--journal", type=Path, required=True, help="STATE/NODE/journal.jsonl")
-    parser.add_argument("--self-fence", choices=("none", "stop", "reboot", "watchdog"), default="none")
-    parser.add_argument("--watchdog", type=Path, help="device")
-    parser.add_argument("--window", type=float, default=0.0, help="W at most, seconds; 0: no watchdog")
-    parser.add_argument("--sysrq", type=Path, default=SYSRQ, help="what reboots the node when b is written to it")
-    parser.add_argument("--priority", type=int, default=0, help="real-time priority; 0: none")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    found = parser.parse_args(arguments)
-    found.command = found.command[1:] if found.command[:1] == ["--"] else found.command
-    return found
+        names = {name for name, _ in todo}
+        if not self._errands.fork(lambda: min(1, len(cut_off(home, names, PATIENCE))), cut):
+            cut_off(home, names, 0.0)  # without a child: one round, and no waiting
 
 
 def main(arguments: list[str]) -> int:

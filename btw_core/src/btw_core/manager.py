@@ -183,8 +183,9 @@ class Manager:
                 else:
                     controller.seen(view, recheck)
         self._say_damaged(damaged)
-        waiting = [c.claim.ripe_at for c in self.controllers.values() if c.claim.wanted and c.claim.ripe_at is not None]
-        if waiting and min(waiting) > view.sent:  # a lease that ends between two paces is not waited for until the next
+        claims = [controller.claim for controller in self.controllers.values() if controller.claim.wanted]
+        waiting = [claim.ripe_at for claim in claims if claim.ripe_at is not None and claim.ripe_at > view.sent]
+        if waiting:  # a lease that ends between two paces is not waited for until the next
             self.desk.at(min(waiting), ("ripe",), self._list)
 
     def _trouble(self, trouble: str) -> None:
@@ -218,7 +219,10 @@ class Manager:
                     " store, or wait for the longest lease (`btw check`), then `btw init`"
                 )
             elif not self.failure:
-                self._give_up("there is no cluster in this store; create it once, with `btw init`")
+                self._give_up(
+                    "there is no cluster in this store. If other nodes run already: is lock = in btw.toml the same as"
+                    " theirs? If this is the first one: btw init"
+                )
             return
         self._trouble("")
         record = ClusterRecord(id=self.me.nonce, name=self.cluster, by=self.me)

@@ -159,6 +159,8 @@ class Memory:
             if self.former is not None:
                 nonce = self.former.incarnation.nonce
                 if record.holder is not None and record.holder.nonce == nonce and not record.released:
+                    if state is State.OFF and self.may_be_up:
+                        self._left_behind("switched off here")  # not to be adopted
                     return  # to be adopted
                 if record.released and self.may_be_up:
                     return  # who takes it decides: we look, another makes us stop it
@@ -183,6 +185,8 @@ class Memory:
 
     def verified_down(self) -> None:
         """Nothing of this package is up here, whatever life of this node had started it."""
+        if self.former is not None:
+            self.claim.gone = self.former.incarnation
         self.down, self.fate = True, None
         self._forget_former()
 

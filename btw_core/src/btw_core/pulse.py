@@ -97,7 +97,7 @@ class Pulse:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(descriptor).st_size < SIZE:
                     os.ftruncate(descriptor, 0)  # half a pulse is none
-                    os.ftruncate(descriptor, SIZE)
+                    os.posix_fallocate(descriptor, 0, SIZE)  # a hole on a full disk would be SIGBUS later
             except BlockingIOError:
                 os.close(descriptor)
                 raise Held(_keeper_of(path, boot)) from None
@@ -155,7 +155,7 @@ class Pulse:
             cut = False
         if cut:  # its lock is ours already
             os.ftruncate(self.descriptor, 0)
-            os.ftruncate(self.descriptor, SIZE)
+            os.posix_fallocate(self.descriptor, 0, SIZE)
             return self
         fresh = Pulse.keep(self.path, self._boot)
         self.close()

@@ -113,7 +113,6 @@ class Session:
 
     def _attempt(self) -> None:
         if not self.desk.ports.keeper.attached():
-            self._say("no keeper watches over this manager")
             self._later(self.timing.retry, self._attempt)
             return
         self._seq += 1
