@@ -80,6 +80,11 @@ class Node:
             f'stop = "rm -f /run/hook; test ! -e {ARMED} || {HANGING}"\n',
         )
 
+    def ready(self) -> bool:
+        """It is on, and set up."""
+        control = self.machine.control
+        return control.is_open and bool(control.lives) and control.life.ready is not None
+
     # ---- btw
     def begin(self) -> None:
         """`btw run` in the background, unless it runs. Returns when it answers."""
@@ -115,11 +120,10 @@ class Node:
         """All at once."""
         self.machine.run("kill", f"-{name}", *map(str, pids))
 
-    def status(self) -> str:
-        """What `btw status` says, as JSON; "" when it cannot tell."""
-        with contextlib.suppress(LabError):
-            return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
-        return ""
+    def said(self) -> str:
+        """Its package and the state of it, such as "svc running"; "" when no manager lives."""
+        halves = self.halves()
+        return str(halves[0]["said"]) if len(halves) == 2 else ""
 
     def events(self) -> list[dict[str, Any]]:
         """Its journal."""
@@ -201,13 +205,13 @@ class Cluster:
             node.machine.join()
             if not node.machine.control.is_open:
                 node.machine.power_off()
-                node.machine.boot()
-            until(lambda node=node: bool(node.status()), f"{node.name} answers")  # type: ignore[misc]
+                node.machine.start()
+            until(lambda node=node: node.ready(), f"{node.name} is ready")  # type: ignore[misc]
             node.begin()
         self.lab.referee.wait(PACKAGE, after=clock(), timeout=self.bound + LIMIT)
         node = self.active()
-        until(lambda: '"running"' in node.status(), f"{node.name} runs the package")
-        until(lambda: '"stand-by"' in self.other(node).status(), f"{self.other(node).name} stands by")
+        until(lambda: node.said() == f"{PACKAGE} running", f"{node.name} runs the package")
+        until(lambda: self.other(node).said() == f"{PACKAGE} stand-by", f"{self.other(node).name} stands by")
         life = self.lab.referee.reports(PACKAGE)[-1].life
         assert self._settled in ("", life), f"the service moved, or was started again: {self._settled}, now {life}"
         return node
@@ -249,7 +253,7 @@ class Cluster:
 def rebooted(story: Story) -> float:
     """When the struck machine's kernel began its new life. Waits for it."""
     machine = story.node.machine
-    until(lambda: machine.boot_id() != story.boot and machine.control.life.ready is not None, "ready after a reboot")
+    until(lambda: machine.boot_id() != story.boot and story.node.ready(), "ready after a reboot")
     return machine.clock()[0]
 
 
