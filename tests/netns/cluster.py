@@ -82,7 +82,7 @@ class Cluster:
     At the end no two services were ever active at once, or leaving the context fails.
     """
 
-    def __init__(self, *, timeout: float = 6.0) -> None:
+    def __init__(self, *, timeout: float = 8.0) -> None:
         self.timing = Timing(pace=1.0, timeout=timeout, start_timeout=5.0, stop_timeout=2.0)
         self.events: list[Event] = []
         self._stack = contextlib.ExitStack()

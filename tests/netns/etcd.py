@@ -45,6 +45,7 @@ class Member:
             "--initial-cluster-state=new",
             f"--heartbeat-interval={HEARTBEAT}",
             f"--election-timeout={ELECTION}",
+            "--pre-vote",  # etcd 3.5 does; else a member that was cut off deposes the leader when it comes back
             "--logger=zap",
             "--log-level=warn",
             log=self.host.directory / "log",

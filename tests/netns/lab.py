@@ -117,6 +117,12 @@ class Host:
                 env=None if env is None else {**os.environ, **env},
             )  # fmt: skip
         self._started.append(process)
+        # before that the holder would not find it
+        until(
+            lambda: holder.network(process.pid) == self._namespace or process.poll() is not None,
+            f"nsenter has entered host {self.name}",
+            pause=0.001,
+        )
         return process
 
     def processes(self) -> list[int]:
@@ -273,12 +279,19 @@ def tree(root: int) -> list[int]:
 
 
 def freeze(processes: Callable[[], list[int]]) -> None:
-    """SIGSTOP to all of them, again until no running one is found: what forks meanwhile is caught as well."""
+    """SIGSTOP to all of them, again until no running one is found: what forks meanwhile is caught as well. One in state
+    D stops before it runs any further; in vfork(2) it stays in D while its child is stopped."""
     end = time.monotonic() + LIMIT
-    while running := [pid for pid in processes() if (fields := _stat(pid)) and fields[0] not in "TZX"]:
+    told: set[int] = set()
+    while running := [
+        pid
+        for pid in processes()
+        if (fields := _stat(pid)) and not (fields[0] in "TtZX" or (fields[0] == "D" and pid in told))
+    ]:
         assert time.monotonic() < end, f"{running} cannot be frozen"
         for pid in running:
             send(pid, signal.SIGSTOP)
+        told.update(running)
         time.sleep(0.001)
 
 

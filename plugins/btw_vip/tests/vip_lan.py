@@ -122,9 +122,10 @@ def lan(*names: str) -> Iterator[dict[str, Computer]]:
     finally:
         for computer in computers.values():
             with contextlib.suppress(RuntimeError):  # it was never made
-                for pid in computer.processes():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                while pids := computer.processes():  # what one of them was just starting as well
+                    for pid in pids:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
                 command("ip", "netns", "del", computer.name)
 
 
