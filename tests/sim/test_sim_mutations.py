@@ -32,7 +32,7 @@ from btw_core.types import Health, State, Verb
 from btw_core.work import Work
 
 #: Seeds within which each mutation must be caught.
-BOUND = 500
+BOUND = 1000
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Claim:
         self.revision: int | None = None  # of `record`; None: absent, or not yet read
         self.sent = 0.0  # the lease counts from here while held
         self.judgement: Judgement | None = None
+        self.ripe_at: float | None = None  # a reading sent from then on may show that it can be taken
         self._sighting: Sighting | None = None
         self._acquired, self._lost, self._changed = acquired, lost, changed
         self._edits: dict[str, tuple[Edit, Callable[[], None] | None]] = {}
@@ -180,6 +181,7 @@ class Claim:
             predecessor=self.predecessor,
         )
         self._sighting = judged.sighting
+        self.ripe_at = judged.sighting.since + judged.wait if judged.take is None and judged.wait else None
         if judged.take is None or not self.desk.ports.keeper.attached():
             return
         sent = self.desk.now()

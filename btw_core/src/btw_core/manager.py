@@ -152,6 +152,9 @@ class Manager:
     # ---- readings of the store
     def _read(self) -> None:
         self.desk.at(self.desk.now() + self.timing.pace, ("read",), self._read)
+        self._list()
+
+    def _list(self) -> None:
         self.desk.ask("", self._read_answered, deadline=self.timing.renewal_deadline)
 
     def _read_answered(self, answer: StoreAnswered) -> None:
@@ -179,6 +182,9 @@ class Manager:
                 else:
                     controller.seen(view, recheck)
         self._say_damaged(damaged)
+        waiting = [c.claim.ripe_at for c in self.controllers.values() if c.claim.wanted and c.claim.ripe_at is not None]
+        if waiting and min(waiting) > view.sent:  # a lease that ends between two paces is not waited for until the next
+            self.desk.at(min(waiting), ("ripe",), self._list)
 
     def _trouble(self, trouble: str) -> None:
         if bool(trouble) != bool(self.store_trouble):

@@ -253,6 +253,8 @@ def unlock(storm: Storm, *, hopeless: bool = False) -> None:
                         part.up, part.remnants = "", {}
         elif any(life.manager.controllers[spec.name].claim.held for life in lives):
             continue
+        elif record.holder and not record.released and storm.world.lives[record.holder.nonce] in lives:
+            continue  # it has only just got it, and no person looks so fast that it would be overlooked
         if all(storm.world.judge.down(n, spec.name) for n in nodes):
             storm.fault(f"a person unlocks {spec.name}")
             storm.world.store.put(found.key, encode(unlocked(record, "a person")), found.revision)
