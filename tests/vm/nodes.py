@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from btw_core.timing import Timing
-from vm.control import Spawned
+from vm.control import MachineGone, Spawned
 from vm.lab import Lab, LabError, Machine, clock
 from vm.machine import TESTS
 
@@ -125,6 +125,10 @@ class Node:
         halves = self.halves()
         return str(halves[0]["said"]) if len(halves) == 2 else ""
 
+    def status(self) -> str:
+        """What `btw status` says, as JSON."""
+        return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
+
     def events(self) -> list[dict[str, Any]]:
         """Its journal."""
         try:
@@ -169,6 +173,8 @@ class Cluster:
         self.nodes = [Node(machine) for machine in lab if machine.name != STORE]
         for node in self.nodes:
             node.write(lab, timing, self_fence)
+            # what was written when it was booted for the first time, such as its machine id, outlives a reset only then
+            node.machine.run("sync", timeout=LIMIT)
         self.nodes[0].machine.run("btw", "init", timeout=LIMIT)
 
     def configure(self, timing: Timing, self_fence: str) -> None:
@@ -198,23 +204,31 @@ class Cluster:
         return next(each for each in self.nodes if each is not node)
 
     def heal(self) -> Node:
-        """X"""
+        """Undo every fault; wait until the package runs and the other node knows. Returns where it is active, which is
+        where the last story ended: a node that comes back moves nothing."""
         for node in self.nodes:
-            with contextlib.suppress(LabError, ProcessLookupError):  # it is off
-                node.machine.resume()
-            node.machine.join()
-            if not node.machine.control.is_open:
-                node.machine.power_off()
-                node.machine.start()
-            until(lambda node=node: node.ready(), f"{node.name} is ready")  # type: ignore[misc]
-            node.begin()
+            try:
+                self._mend(node)
+            except MachineGone:  # it stood still, and was reset by its watchdog when it went on; that happens once
+                self._mend(node)
         self.lab.referee.wait(PACKAGE, after=clock(), timeout=self.bound + LIMIT)
         node = self.active()
         until(lambda: node.said() == f"{PACKAGE} running", f"{node.name} runs the package")
-        until(lambda: self.other(node).said() == f"{PACKAGE} stand-by", f"{self.other(node).name} stands by")
+        other = self.other(node)
+        until(lambda: "taken here when nothing is heard" in other.status(), f"{other.name} listens to {node.name}")
         life = self.lab.referee.reports(PACKAGE)[-1].life
         assert self._settled in ("", life), f"the service moved, or was started again: {self._settled}, now {life}"
         return node
+
+    def _mend(self, node: Node) -> None:
+        with contextlib.suppress(LabError):  # it is off
+            node.machine.resume()
+        node.machine.join()
+        if not node.machine.control.is_open:
+            node.machine.power_off()
+            node.machine.start()
+        until(node.ready, f"{node.name} is ready")
+        node.begin()
 
     def strike(self, fault: Callable[[Node], float | None]) -> Story:
         """Let it happen to the node that is active, and wait for the other. `fault` may say when it happened."""
