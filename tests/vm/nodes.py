@@ -26,10 +26,10 @@ LIMIT = 60.0
 MARGIN = 3.0
 #: A service is active now if the referee heard of it so many seconds ago.
 NOW = 0.3
-#: Directory in which whoever looks up a name hangs in state D, and the file that makes the package's stop do so.
-HANG, ARMED = "/mnt/hang", "/run/stop-hangs"
-#: Only who was killed while he waits there is in D; before that he is in S.
-HANGING = f"{{ cat {HANG}/file & sleep 0.2; kill -9 $!; wait; }}"
+#: Directory in which whoever looks up a name hangs; where its server says that one does (fuse_hang.py); and the file
+#: that makes the package's stop one of them. Who is killed while he hangs there is in state D.
+HANG, SAID, ARMED = "/mnt/hang", "/run/hang-said", "/run/stop-hangs"
+HANGING = f"{{ cat {HANG}/file & until grep -q h {SAID}; do sleep 0.05; done; kill -9 $!; wait; }}"
 
 PULSE = """
 import json, sys
@@ -139,12 +139,12 @@ class Node:
 
     # ---- what hangs
     def arm(self) -> None:
-        """From now on the package's stop hangs in state D before the service is stopped (see fuse_hang.py)."""
+        """From now on the package's stop hangs in state D before the service is stopped."""
         server = TESTS.parent / "btw_core/tests/fuse_hang.py"
         self.machine.run("modprobe", "fuse")
         self.machine.run("mkdir", "-p", HANG)
-        serving = self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} -u {server} {HANG}")
-        until(lambda: serving.text == "m", "a file system that hangs")
+        self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} {server} {HANG} > {SAID}")
+        until(lambda: self.machine.run("cat", SAID, check=False).out == "m", "a file system that hangs")
         self.machine.write(ARMED, "")
 
     def watch(self) -> Spawned:
