@@ -13,4 +13,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for `strike` is repeated, on the same machines."""
     if "strike" in metafunc.fixturenames:
-        metafunc.parametrize("strike", range(metafunc.config.getoption("--strikes")))
+        metafunc.parametrize("strike", range(metafunc.config.getoption("--strikes", 1)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from btw_core.timing import Timing
-from vm.control import Spawned
+from vm.control import MachineGone, Spawned
 from vm.lab import Lab, LabError, Machine, clock
 from vm.machine import TESTS
 
@@ -26,10 +26,10 @@ LIMIT = 60.0
 MARGIN = 3.0
 #: A service is active now if the referee heard of it so many seconds ago.
 NOW = 0.3
-#: Directory in which whoever looks up a name hangs in state D, and the file that makes the package's stop do so.
-HANG, ARMED = "/mnt/hang", "/run/stop-hangs"
-#: Only who was killed while he waits there is in D; before that he is in S.
-HANGING = f"{{ cat {HANG}/file & sleep 0.2; kill -9 $!; wait; }}"
+#: Directory in which whoever looks up a name hangs; where its server says that one does (fuse_hang.py); and the file
+#: that makes the package's stop one of them. Who is killed while he hangs there is in state D.
+HANG, SAID, ARMED = "/mnt/hang", "/run/hang-said", "/run/stop-hangs"
+HANGING = f"{{ cat {HANG}/file & until grep -q h {SAID}; do sleep 0.05; done; kill -9 $!; wait; }}"
 
 PULSE = """
 import json, sys
@@ -80,6 +80,11 @@ class Node:
             f'stop = "rm -f /run/hook; test ! -e {ARMED} || {HANGING}"\n',
         )
 
+    def ready(self) -> bool:
+        """It is on, and set up."""
+        control = self.machine.control
+        return control.is_open and bool(control.lives) and control.life.ready is not None
+
     # ---- btw
     def begin(self) -> None:
         """`btw run` in the background, unless it runs. Returns when it answers."""
@@ -115,11 +120,14 @@ class Node:
         """All at once."""
         self.machine.run("kill", f"-{name}", *map(str, pids))
 
+    def said(self) -> str:
+        """Its package and the state of it, such as "svc running"; "" when no manager lives."""
+        halves = self.halves()
+        return str(halves[0]["said"]) if len(halves) == 2 else ""
+
     def status(self) -> str:
-        """What `btw status` says, as JSON; "" when it cannot tell."""
-        with contextlib.suppress(LabError):
-            return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
-        return ""
+        """What `btw status` says, as JSON."""
+        return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
 
     def events(self) -> list[dict[str, Any]]:
         """Its journal."""
@@ -131,12 +139,12 @@ class Node:
 
     # ---- what hangs
     def arm(self) -> None:
-        """From now on the package's stop hangs in state D before the service is stopped (see fuse_hang.py)."""
+        """From now on the package's stop hangs in state D before the service is stopped."""
         server = TESTS.parent / "btw_core/tests/fuse_hang.py"
         self.machine.run("modprobe", "fuse")
         self.machine.run("mkdir", "-p", HANG)
-        serving = self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} -u {server} {HANG}")
-        until(lambda: serving.text == "m", "a file system that hangs")
+        self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} {server} {HANG} > {SAID}")
+        until(lambda: self.machine.run("cat", SAID, check=False).out == "m", "a file system that hangs")
         self.machine.write(ARMED, "")
 
     def watch(self) -> Spawned:
@@ -165,6 +173,8 @@ class Cluster:
         self.nodes = [Node(machine) for machine in lab if machine.name != STORE]
         for node in self.nodes:
             node.write(lab, timing, self_fence)
+            # what was written when it was booted for the first time, such as its machine id, outlives a reset only then
+            node.machine.run("sync", timeout=LIMIT)
         self.nodes[0].machine.run("btw", "init", timeout=LIMIT)
 
     def configure(self, timing: Timing, self_fence: str) -> None:
@@ -194,23 +204,31 @@ class Cluster:
         return next(each for each in self.nodes if each is not node)
 
     def heal(self) -> Node:
-        """X"""
+        """Undo every fault; wait until the package runs and the other node knows. Returns where it is active, which is
+        where the last story ended: a node that comes back moves nothing."""
         for node in self.nodes:
-            with contextlib.suppress(LabError, ProcessLookupError):  # it is off
-                node.machine.resume()
-            node.machine.join()
-            if not node.machine.control.is_open:
-                node.machine.power_off()
-                node.machine.boot()
-            until(lambda node=node: bool(node.status()), f"{node.name} answers")  # type: ignore[misc]
-            node.begin()
+            try:
+                self._mend(node)
+            except MachineGone:  # it stood still, and was reset by its watchdog when it went on; that happens once
+                self._mend(node)
         self.lab.referee.wait(PACKAGE, after=clock(), timeout=self.bound + LIMIT)
         node = self.active()
-        until(lambda: '"running"' in node.status(), f"{node.name} runs the package")
-        until(lambda: '"stand-by"' in self.other(node).status(), f"{self.other(node).name} stands by")
+        until(lambda: node.said() == f"{PACKAGE} running", f"{node.name} runs the package")
+        other = self.other(node)
+        until(lambda: "taken here when nothing is heard" in other.status(), f"{other.name} listens to {node.name}")
         life = self.lab.referee.reports(PACKAGE)[-1].life
         assert self._settled in ("", life), f"the service moved, or was started again: {self._settled}, now {life}"
         return node
+
+    def _mend(self, node: Node) -> None:
+        with contextlib.suppress(LabError):  # it is off
+            node.machine.resume()
+        node.machine.join()
+        if not node.machine.control.is_open:
+            node.machine.power_off()
+            node.machine.start()
+        until(node.ready, f"{node.name} is ready")
+        node.begin()
 
     def strike(self, fault: Callable[[Node], float | None]) -> Story:
         """Let it happen to the node that is active, and wait for the other. `fault` may say when it happened."""
@@ -249,7 +267,7 @@ class Cluster:
 def rebooted(story: Story) -> float:
     """When the struck machine's kernel began its new life. Waits for it."""
     machine = story.node.machine
-    until(lambda: machine.boot_id() != story.boot and machine.control.life.ready is not None, "ready after a reboot")
+    until(lambda: machine.boot_id() != story.boot and story.node.ready(), "ready after a reboot")
     return machine.clock()[0]
 
 
