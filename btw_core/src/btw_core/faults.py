@@ -262,7 +262,10 @@ def _stop_hangs(c: Case) -> Cells:
     if not c.trusted:
         return kept("Stuck: the lock is kept. If that is lost too, others wait for this node's word."), one
     if c.self_fence == "stop":
-        text = " if the lock is lost as well: what survives SIGKILL (state D) stays up. Until then the lock is kept."
+        text = (
+            " if the lock is lost as well: what is no process (an address, a mount) or survives SIGKILL (state D) stays up."
+            " Until then the lock is kept."
+        )
         return _two_possible(c, text), one
     other = ", or the watchdog does" * c.device
     return kept(f"Stuck: the lock is kept. If that is lost too, at H the keeper reboots the node{other}."), one
