@@ -263,7 +263,7 @@ def _stop_hangs(c: Case) -> Cells:
         return kept("Stuck: the lock is kept. If that is lost too, others wait for this node's word."), one
     if c.self_fence == "stop":
         text = (
-            " if the lock is lost as well: what is no process (an address, a mount) or survives SIGKILL (state D) stays up."
+            " if the lock is lost as well: what is no process (an address, a mount) or survives SIGKILL (D) stays up."
             " Until then the lock is kept."
         )
         return _two_possible(c, text), one
