@@ -46,9 +46,17 @@ def reset(story: Story, began: float) -> str:
     return f"node reset after {began - story.at:.2f} s (W {TIMES.watchdog:g})"
 
 
+def to_both(node: Node, name: str) -> float:
+    """A signal to keeper and manager; when."""
+    pids = node.both()
+    at = clock()
+    node.signal(name, *pids)
+    return at
+
+
 def test_keeper_and_manager_killed(cluster: Cluster, strike: int) -> None:
     """The service lives on, and nobody feeds the watchdog: it has reset the node, W later, before the other starts."""
-    story = cluster.strike(lambda node: node.signal("KILL", *node.both()))
+    story = cluster.strike(lambda node: to_both(node, "KILL"))
     began = rebooted(story)
     cluster.judge(story)
     say(cluster, "keeper and manager killed", story, reset(story, began))
@@ -83,7 +91,7 @@ def test_cable_pulled(cluster: Cluster, strike: int) -> None:
 
 def test_keeper_and_manager_frozen(cluster: Cluster, strike: int) -> None:
     """As if they were killed: the watchdog resets the node before the other starts."""
-    story = cluster.strike(lambda node: node.signal("STOP", *node.both()))
+    story = cluster.strike(lambda node: to_both(node, "STOP"))
     began = rebooted(story)
     cluster.judge(story)
     say(cluster, "keeper and manager frozen", story, reset(story, began))
