@@ -89,7 +89,8 @@ def vm(session: nox.Session) -> None:
     install(session, *TEST_TOOLS)
     logs = Path(session.virtualenv.location).resolve() / "logs"
     shutil.rmtree(logs, ignore_errors=True)
-    session.run("pytest", "-s", "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
+    split = ["-n", "2", "--dist", "loadfile"]
+    session.run("pytest", *split, "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
 
 @nox.session
@@ -113,12 +114,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """A thousand kills of a manager, ten minutes of random faults and twenty outages on a real etcd, then the
-    simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
+    """A thousand kills of a manager, ten minutes of random faults and twenty outages on a real etcd, booted machines
+    struck ten times, then the simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
     install(session, *TEST_TOOLS)
     session.run("pytest", "tests/system/test_system_keeper.py", "-k", "killed_again", env={"BTW_KILLS": "1000"})
     storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
+    strikes = ["--strikes", "10", "--timeout", "0"]
+    session.run("pytest", "tests/vm/test_vm_keeper.py", "tests/vm/test_vm_systemd.py", *strikes)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "20000"]))
 
 

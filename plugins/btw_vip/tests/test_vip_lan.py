@@ -87,7 +87,7 @@ def test_without_announcement(net: Lan, text: str) -> None:
     a, b, client = net["a"], net["b"], net["client"]
     options = ["nodad"] if text == V6 else []
     a.ip("address", "add", text, "dev", "eth0", *options)
-    assert client.call(ping, text, 0.3)
+    wait(lambda: client.call(ping, text, 0.3))
     a.ip("address", "del", text, "dev", "eth0")
     b.ip("address", "add", text, "dev", "eth0", *options)
     client.call(ping, text, 0.3)
