@@ -110,6 +110,7 @@ def first_boot(config: dict[str, Any]) -> None:
     (units / "multi-user.target.wants/btw-lab.service").symlink_to("../btw-lab.service")
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
     done.write_text(text)
+    os.sync()  # else a power cut within half a minute leaves empty files
 
 
 def main() -> None:
