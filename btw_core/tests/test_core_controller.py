@@ -364,3 +364,15 @@ def test_switched_off_while_stuck_the_next_life_stops_it_at_once() -> None:
         case.ends()
     case.answers()
     assert case.state is State.OFF and case.record().released and case.keeper.told == {}
+
+
+def test_a_reading_moves_what_the_keeper_knows_as_well() -> None:
+    """The lease counts from the older of renewal and reading: whichever comes last, the keeper hears of it at once
+    (simulation, seed 9256: healthy nodes were rebooted)."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.clock.time += 4
+    case.controller.renewed(1004)
+    assert case.keeper.told == {"web": (SPEC.timing.lost_at(1000), SPEC.timing.hard_at(1000))}
+    case.read()
+    assert case.keeper.told == {"web": (SPEC.timing.lost_at(1004), SPEC.timing.hard_at(1004))}

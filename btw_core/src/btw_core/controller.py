@@ -221,6 +221,7 @@ class Controller:
         self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
 
     def _record_changed(self) -> None:
+        self.memory.tell_keeper()  # a reading may have moved the lease on
         record = self.claim.record
         if record is None:
             return
