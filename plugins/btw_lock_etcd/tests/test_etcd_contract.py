@@ -52,7 +52,9 @@ class TestEtcdWithoutQuorum(EtcdPlace, OutageContract):
     """Every rule of an outage when one member of three is left: it is up, and cut off."""
 
     def outage(self) -> AbstractContextManager[None]:
-        return frozen(self.cluster.leader(), self.cluster.followers()[0])
+        leader = self.cluster.leader()
+        other = next(member for member in self.cluster.members if member is not leader)  # however leadership moves
+        return frozen(leader, other)
 
 
 class TestEtcdDown(EtcdPlace, OutageContract):
