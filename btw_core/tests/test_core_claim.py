@@ -42,6 +42,7 @@ class Case(Bench):
             "web",
             ME,
             TIMING,
+            taking=lambda: None,
             acquired=lambda *said: self.acquired.append(said),
             lost=lambda *said: self.lost.append(said),
             changed=lambda: None,
@@ -172,7 +173,7 @@ def test_take_in_doubt_cannot_come_to_pass_after_the_release() -> None:
 def test_adoption_keeps_the_term() -> None:
     """The predecessor's record becomes ours in its term; the claim says that it is an adoption."""
     case = Case(PackageRecord(term=3, lease=60, holder=life("me", 0), unfenced=(A,)))
-    case.claim.predecessor = life("me", 0)
+    case.claim.predecessors = (life("me", 0),)
     case.takes()
     assert [(term, adopted) for term, adopted, _ in case.acquired] == [(3, True)]
     assert case.claim.debts == (A,)

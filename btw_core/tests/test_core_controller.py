@@ -376,3 +376,45 @@ def test_a_reading_moves_what_the_keeper_knows_as_well() -> None:
     assert case.keeper.told == {"web": (SPEC.timing.lost_at(1000), SPEC.timing.hard_at(1000))}
     case.read()
     assert case.keeper.told == {"web": (SPEC.timing.lost_at(1004), SPEC.timing.hard_at(1004))}
+
+
+def _next_life(case: Case, nonce: str) -> Case:
+    """The manager is killed, and this is the one after it: same disk, same store."""
+    later = Case.__new__(Case)
+    Bench.__init__(later)
+    later.disk.saved, later.keeper.left = case.disk.saved, case.keeper.left
+    for record in case.store.records.values():
+        later.store.write(record.key, record.value)
+    later.controller = Controller(later.desk, SPEC, msgspec.structs.replace(ME, nonce=nonce))
+    later.controller.begin()
+    return later
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_manager_killed_while_it_adopts_is_adopted(committed: bool) -> None:
+    """Killed between the compare-and-swap of the record and its own memory of that: whether it was carried out or not,
+    the next life recognises the holder, also that of one killed at the same place."""
+    case = _left((1050.0, 1090.0))
+    for nonce in ("second", "third"):
+        case = _next_life(case, nonce)
+        case.controller.seen(case.view())
+        case.disk.full = True  # whatever it would write from now on: it is dead by then
+        case.store.lose(committed=committed)
+    case = _next_life(case, "fourth")
+    case.read()
+    case.looks(Status.UP, Status.UP, Status.UP)
+    assert case.state is State.RUNNING and case.executor.operations == []
+    assert case.disk.saved["web"].lives == (case.controller.me,)
+
+
+def test_an_adoption_without_an_answer_is_no_reason_to_stop() -> None:
+    """The store carried it out, and its answer was lost: read back, the record names this very life."""
+    case = _left((1050.0, 1090.0))
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    case.controller.seen(case.view())
+    case.store.lose(committed=True)
+    case.wait(SPEC.timing.retry)
+    case.answers()
+    case.read()
+    assert case.state is State.UNKNOWN and case.stops() == []

@@ -138,8 +138,8 @@ def test_a_new_term_is_higher_than_all_seen(
     record: PackageRecord | None, floor: int, own: float, predecessor: Incarnation
 ) -> None:
     """What is taken has a term above the record's and the floor and carries our own L; only adoption keeps the term."""
-    first = judged(view(record), floor=floor, lease=own, predecessor=predecessor)
-    found = judged(view(record, at=1e9), first.sighting, floor=floor, lease=own, predecessor=predecessor)
+    first = judged(view(record), floor=floor, lease=own, predecessors=(predecessor,))
+    found = judged(view(record, at=1e9), first.sighting, floor=floor, lease=own, predecessors=(predecessor,))
     assert found.take is not None
     assert found.take.holder == ME and not found.take.released
     term = record.term if record else 0
@@ -264,7 +264,7 @@ def test_only_the_predecessor_is_adopted(debts: tuple[Incarnation, ...], holder:
     """Adoption needs the record to name exactly the nonce that this node remembers; same term, same debts, at once."""
     assume(holder.nonce != ME.nonce)
     predecessor = life("me", 2)
-    found = judged(view(held(holder, unfenced=debts)), predecessor=predecessor)
+    found = judged(view(held(holder, unfenced=debts)), predecessors=(predecessor,))
     assert found.adopted == (holder.nonce == predecessor.nonce)
     if found.adopted:
         assert found.take is not None

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from test_sim_scenarios import stale_session
+from test_sim_storm import reaped
 
 from btw_core import events as ev
 from btw_core import fsm, lease
@@ -109,7 +110,7 @@ def adoption_by_name_without_nonce() -> AbstractContextManager[None]:
         found = view.packages.get(name)
         holder = found[1].holder if found else None
         if holder is not None and (holder.node, holder.boot) == (me.node, me.boot):
-            more["predecessor"] = holder
+            more["predecessors"] = (holder,)
         return judge(view, name, me, seen, **more)  # type: ignore[no-any-return]
 
     return _judging(trusting)
@@ -253,6 +254,11 @@ def left_behind_is_left_up() -> AbstractContextManager[None]:
     return replaced(Memory, "consider", new)
 
 
+def heirs_not_named() -> AbstractContextManager[None]:
+    """Who is about to adopt does not say so on disk before the record does."""
+    return replaced(Memory, "taking", lambda _original: lambda _self: None)
+
+
 def restart_without_a_look() -> AbstractContextManager[None]:
     """An adopted package is started again instead of looked at."""
 
@@ -351,6 +357,14 @@ def test_a_session_elsewhere_taken_as_proof_is_caught() -> None:
     with any_session_proves_a_reboot():
         assert "left the record" in stale_session().problem
     assert stale_session().problem == ""
+
+
+def test_an_adoption_that_is_not_said_beforehand_is_caught() -> None:
+    """The mutation that only a kill between the record and the memory shows."""
+    with heirs_not_named():
+        caught = next(verdict for seed in range(25) if (verdict := reaped(seed)).problem)
+    assert "needless stop" in caught.problem
+    assert reaped(caught.seed).problem == ""
 
 
 @pytest.mark.timeout(300)

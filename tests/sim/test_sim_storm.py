@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from btw_core.testing.sim import Setting, World
-from btw_core.testing.sim.adversary import Adversary, Drizzle
+from btw_core.testing.sim import Setting, Verdict, World
+from btw_core.testing.sim.adversary import Adversary, Drizzle, Reaper
 from btw_core.testing.sim.runner import explain, run_seed, run_seeds
+from btw_core.timing import Timing
+from btw_core.types import PackageSpec, ResourceSpec
 
 SEEDS = 1000
 
@@ -52,6 +54,26 @@ def test_short_outages_stop_nothing(seed: int) -> None:
     assert verdict.problem == ""
     assert verdict.stops == 0
     assert verdict.takeovers == 0
+
+
+PATIENT = PackageSpec(
+    name="p",
+    timing=Timing(pace=1.0, timeout=20.0, start_timeout=10.0, stop_timeout=4.0),
+    resources=tuple(ResourceSpec(name=name, type="sim") for name in ("disk", "web")),
+)
+
+
+def reaped(seed: int) -> Verdict:
+    """Managers are killed, and keepers start others at once."""
+    return World(seed, Setting(specs=(PATIENT,), self_fence="stop", kept=True, adversary=Reaper)).run()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_manager_killed_at_any_call_is_adopted(seed: int) -> None:
+    """Also the one that was just about to adopt: no start, no stop, no take-over."""
+    verdict = reaped(seed)
+    assert verdict.problem == ""
+    assert verdict.adoptions > 10
 
 
 @pytest.mark.parametrize("seed", range(10))

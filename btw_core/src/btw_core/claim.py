@@ -21,7 +21,8 @@ Edit = Callable[[PackageRecord], PackageRecord]
 
 
 class Claim:
-    """Callbacks: `acquired(term, adopted, cause)`, `lost(cause, hard)`, `changed()` after each new reading."""
+    """Callbacks: `taking()` before the record may come to name us, `acquired(term, adopted, cause)`,
+    `lost(cause, hard)`, `changed()` after each new reading."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Claim:
         me: Incarnation,
         timing: Timing,
         *,
+        taking: Callable[[], None],
         acquired: Callable[[int, bool, str], None],
         lost: Callable[[str, float], None],
         changed: Callable[[], None],
@@ -43,8 +45,8 @@ class Claim:
         self.held = False
         self.term = 0  # of the last acquisition
         self.floor = 0
-        self.predecessor: Incarnation | None = None
-        self.gone: Incarnation | None = None  # a dead life of this node, whose package was seen down here since
+        self.predecessors: tuple[Incarnation, ...] = ()  # dead lives of this node, which are to be adopted
+        self.gone: tuple[Incarnation, ...] = ()  # dead lives of this node, whose package was seen down here since
         self.record: PackageRecord | None = None
         self.revision: int | None = None  # of `record`; None: absent, or not yet read
         self.sent = 0.0  # the lease counts from here while held: the older of the two below
@@ -53,7 +55,7 @@ class Claim:
         self.judgement: Judgement | None = None
         self.ripe_at: float | None = None  # a reading sent from then on may show that it can be taken
         self._sighting: Sighting | None = None
-        self._acquired, self._lost, self._changed = acquired, lost, changed
+        self._will_take, self._acquired, self._lost, self._changed = taking, acquired, lost, changed
         self._edits: dict[str, tuple[Edit, Callable[[], None] | None]] = {}
         self._busy = False  # a CAS of ours is under way: its answer comes first
         self._sure = False  # `record` is what the store said, and no CAS of ours is in doubt
@@ -133,8 +135,8 @@ class Claim:
         gone = self.gone
 
         def edit(record: PackageRecord) -> PackageRecord:
-            if gone is not None:  # nobody has to wait for a lease that nobody can use any more
-                record = lease.released(record, gone, off, cause)
+            for life in gone:  # nobody has to wait for a lease that nobody can use any more
+                record = lease.released(record, life, off, cause)
             return lease.settled(lease.released(record, self.me, off, cause), [self.me.nonce])
 
         self.edit("release", edit, then)
@@ -202,12 +204,13 @@ class Claim:
             floor=self.floor,
             lease=self.timing.lease,
             recheck=recheck,
-            predecessor=self.predecessor,
+            predecessors=self.predecessors,
         )
         self._sighting = judged.sighting
         self.ripe_at = judged.sighting.since + judged.wait if judged.take is None and judged.wait else None
         if judged.take is None or not self.desk.ports.keeper.attached():
             return
+        self._will_take()
         sent = self.desk.now()
         self._taking = (judged.take, sent, judged.adopted)
         self._put(judged.take, judged.expected)
@@ -269,7 +272,7 @@ class Claim:
         self.term = record.term
         self.sent = self._renewal = self._confirmed = sent
         self._mine = record
-        self.predecessor = None
+        self.predecessors = ()
         self._sighting = None
         self._watch_the_clock()
         self._acquired(record.term, adopted, record.cause)

@@ -42,6 +42,7 @@ class Controller:
             spec.name,
             me,
             spec.timing,
+            taking=lambda: self.memory.taking(),
             acquired=self._acquired,
             lost=lambda cause, hard: self.apply(ev.LeaseLost(at=desk.now(), cause=cause, hard=hard)),
             changed=self._record_changed,
@@ -216,7 +217,7 @@ class Controller:
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
-        self.memory.acquired(adopted)
+        self.memory.acquired()
         owing = bool(self.claim.debts)
         self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
 

@@ -153,13 +153,13 @@ def judge(
     floor: int,
     lease: float,
     recheck: float = 0.0,
-    predecessor: Incarnation | None = None,
+    predecessors: Iterable[Incarnation] = (),
 ) -> Judgement:
     """May `me`, which holds nothing of `name` and has it verified down, take it now?
 
     `floor`: highest term this node has ever seen of it. `lease`: L of this node's own timing. `recheck`: how long
-    another boot of this computer must be silent to count as over (`Session.seen`). `predecessor`: the life
-    of this node's manager whose memory we have, in this boot, known to be dead; only it can be adopted.
+    another boot of this computer must be silent to count as over (`Session.seen`). `predecessors`: the lives
+    of this node's manager that its memory names, in this boot, known to be dead; only they can be adopted.
     """
     found = view.packages.get(name)
     if found is None:
@@ -188,7 +188,7 @@ def judge(
         taken = _taken(record, me, floor, lease, now, owing=False)
         return Judgement(sighting=seen, cause=now, take=taken, expected=revision)
     assert holder is not None
-    if predecessor is not None and holder.nonce == predecessor.nonce:
+    if any(holder.nonce == life.nonce for life in predecessors):
         cause = f"adopted from this node's former manager (pid {holder.pid})"
         adopted = msgspec.structs.replace(record, holder=me, lease=max(lease, record.lease), cause=cause)
         return Judgement(sighting=seen, cause=cause, take=adopted, expected=revision, adopted=True)

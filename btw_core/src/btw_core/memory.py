@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
+import msgspec
+
 from . import lease
 from .claim import Claim
 from .desk import Desk
@@ -71,6 +73,7 @@ class Memory:
         pending = self.work.pending if self.ready or self.former is None else self.former.pending
         saved = Saved(
             incarnation=self.me if self.former is None else self.former.incarnation,
+            heirs=() if self.former is None else self.former.heirs,
             term=self.claim.floor,
             may_be_up=self.may_be_up or self.work.reach > 0,
             pending=pending,
@@ -112,7 +115,7 @@ class Memory:
         def ready() -> None:
             self.ready = True
             if former is not None:
-                self.claim.predecessor = former.incarnation
+                self.claim.predecessors = former.lives
             then()
 
         def ended(report: OperationEnded) -> None:
@@ -139,12 +142,18 @@ class Memory:
         if self.claim.floor != self._floor:
             self.try_save()
 
-    def acquired(self, adopted: bool) -> None:
+    def taking(self) -> None:
+        """The lock is about to be ours. Whoever comes after a kill between the two must know us by name, or what is up
+        here would be nobody's."""
+        former = self.former
+        if former is not None and self.me not in former.heirs:
+            self.former = msgspec.structs.replace(former, heirs=(*former.heirs, self.me))
+            self.try_save()
+
+    def acquired(self) -> None:
         """The lock is ours, and so is from now on what a former life may have left up."""
-        self.former = None
+        self.former, self.claim.predecessors = None, ()
         self.try_save()
-        if not adopted:
-            self.claim.predecessor = None
 
     def begun(self) -> None:
         """From here on it may be up by our doing."""
@@ -157,8 +166,8 @@ class Memory:
         owed = [d for d in record.unfenced if lease.gone_by_reboot(d, self.me) or self._is_own(d)]
         if state in (State.STANDBY, State.OFF):
             if self.former is not None:
-                nonce = self.former.incarnation.nonce
-                if record.holder is not None and record.holder.nonce == nonce and not record.released:
+                lives = {life.nonce for life in self.former.lives}
+                if record.holder is not None and record.holder.nonce in lives and not record.released:
                     if state is State.OFF and self.may_be_up:
                         self._left_behind("switched off here")  # not to be adopted
                     return  # to be adopted
@@ -166,7 +175,7 @@ class Memory:
                     return  # who takes it decides: we look, another makes us stop it
                 taker = record.holder  # an older life of this very node (our disk was lost between) is none
                 here = taker is not None and lease.same_boot(taker, self.me) and not self._is_own(taker)
-                if not self.may_be_up or (here and all(d.nonce != nonce for d in record.unfenced)):
+                if not self.may_be_up or (here and all(d.nonce not in lives for d in record.unfenced)):
                     # a taker on this computer has seen our processes end before it started: what is up now may be
                     # its own, and a stop of ours (a script's, a flag's) could not tell the two apart
                     self._forget_former()
@@ -186,12 +195,12 @@ class Memory:
     def verified_down(self) -> None:
         """Nothing of this package is up here, whatever life of this node had started it."""
         if self.former is not None:
-            self.claim.gone = self.former.incarnation
+            self.claim.gone = self.former.lives
         self.down, self.fate = True, None
         self._forget_former()
 
     def _forget_former(self) -> None:
-        self.former, self.claim.predecessor = None, None
+        self.former, self.claim.predecessors = None, ()
         self.may_be_up = False
         self.work.reach, self.work.state = 0, {}
         self.try_save()

@@ -122,8 +122,14 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """What a node remembers of a package across lives of its manager (fsynced before any effect)."""
 
     incarnation: Incarnation
+    heirs: tuple[Incarnation, ...] = ()  # later lives, each of which was about to take over what `incarnation` had
     term: int = 0  # highest term ever seen here: the local floor
     may_be_up: bool = False  # a start was intended and not yet verified undone
     pending: tuple[str, ...] = ()  # operation ids that were begun and not seen to end
     off: str = ""  # why this package is switched off on this node ("" = on)
     state: dict[str, dict[str, Any]] = {}  # per resource name: what the plugin keeps (ctx.state)
+
+    @property
+    def lives(self) -> tuple[Incarnation, ...]:
+        """Whom the lock record may name: a life that was killed may have taken it, and not come to say so here."""
+        return (self.incarnation, *self.heirs)

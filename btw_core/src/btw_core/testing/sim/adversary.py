@@ -201,6 +201,36 @@ class Drizzle(Adversary):
         self.world.scheduler.after(longest + max(t.timeout for t in timings) * self.random.uniform(1, 3), self._rain)
 
 
+class Reaper(Adversary):
+    """Only kills of managers, one life after another at any call to a port, and answers that get lost: for a fraction
+    of T, then nothing for a while. Needs keepers, and a T of some restarts."""
+
+    def begin(self) -> None:
+        self.world.scheduler.after(60, self._reap)
+
+    def _reap(self) -> None:
+        self.world.judge.gentle = True
+        random, pause = self.random, min(spec.timing.timeout for spec in self.world.specs)
+        node = random.choice(list(self.world.nodes.values()))
+        for holder in self.world.nodes.values():
+            if random.random() < 0.7 and holder.life and any(holder.active(p, r) for p, r in holder.parts):
+                node = holder
+        node.line.loses_answer = random.choice([0.0, 0.0, 0.4])
+        node.line.loses_request, node.line.commits_late, node.line.late = node.line.loses_answer / 2, 0.5, pause
+        node.doomed = [random.randint(1, 15) for _ in range(random.randint(0, 3))]
+
+        def over() -> None:
+            node.doomed, node.line.loses_answer, node.line.loses_request = [], 0.0, 0.0
+            if node.life is not None:
+                node.life.dies_at_call = 0
+
+        self.lasting(f"managers of {node.name} killed at their calls {node.doomed}", 0.4 * pause, over)
+        if node.life is not None:
+            node.life.die("kill -9")
+        if self.world.scheduler.now + 4 * pause < 60 * self.world.setting.minutes:
+            self.world.scheduler.after(pause * random.uniform(1, 2), self._reap)
+
+
 class Script(Adversary):
     """Given faults at given instants, for scenarios: `at(seconds, do)` with do(world)."""
 

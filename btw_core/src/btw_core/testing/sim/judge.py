@@ -44,7 +44,7 @@ class Judge:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.gentle = False  # nothing may be stopped or taken over
+        self.gentle = False  # nothing may be started, stopped or taken over
         self.excused: dict[str, set[str]] = {}
         self.starts = 0
         self.stops = 0
@@ -65,10 +65,9 @@ class Judge:
         since = life.adopted.get(operation.package) if held else None
         if since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
             self.fail(f"{life.nonce} adopted {operation.package}, which was up, and asks for {operation.verb}")
-        if operation.verb is Verb.STOP:
-            self.stops += 1
-            if self.gentle:
-                self.fail(f"needless stop of {operation.package} by {life.nonce}")
+        if self.gentle:
+            self.fail(f"needless {operation.verb} of {operation.package} by {life.nonce}")
+        self.stops += operation.verb is Verb.STOP
         saved = life.saved(operation.package)
         if operation.verb is Verb.START and not (
             saved is not None and saved.may_be_up and any(operation.id.startswith(p + ".") for p in saved.pending)
@@ -215,7 +214,7 @@ class Judge:
             adopted = new.term == old.term and new.holder is not None and new.holder.nonce != nonce
             if adopted and old.holder is not None and old.holder.nonce == nonce:
                 # what it remembered when it began: its disk may be lost since
-                if not life.alive and writer.remembered.get(name) == nonce:
+                if not life.alive and nonce in writer.remembered.get(name, ()):
                     self._adopts(writer, name, new)
                     continue
                 self.fail(f"{writer.nonce} adopted {name} from {nonce} without proof (alive: {life.alive})")

@@ -71,6 +71,7 @@ class Node:
         self.running: dict[str, Running] = {}
         self.life: Life | None = None
         self.lives = 0
+        self.doomed: list[int] = []  # the next lives end at these of their port calls
 
     def part(self, package: str, resource: str) -> Part:
         return self.parts.setdefault((package, resource), Part())
@@ -174,13 +175,13 @@ class Life:
         self.froze_at = 0.0  # by its own clock
         self.inbox: list[Report] = []
         self.port_calls = 0
-        self.dies_at_call = 0  # 0: does not
+        self.dies_at_call = node.doomed.pop(0) if node.doomed else 0  # 0: does not
         self.ambush: tuple[str, Callable[[], None]] | None = None  # what happens at the next port call of that kind
         self.session_sent: float | None = None  # truth: newest committed renewal
         self.acquired: dict[str, float] = {}  # truth: committed acquisitions
         self.belief: dict[str, tuple[int, float, bool]] = {}  # term, sent, lost
         self.adopted: dict[str, float] = {}
-        self.remembered = {name: saved.incarnation.nonce for name, saved in node.state.files.items()}
+        self.remembered = {name: {each.nonce for each in saved.lives} for name, saved in node.state.files.items()}
         self._armed = float("inf")
         self.me = Incarnation(
             node=node.name,

@@ -32,6 +32,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     computers: int = 0  # 0: the seed decides between one for all and one each
     specs: tuple[PackageSpec, ...] = ()  # empty: from the seed
     self_fence: str = ""  # "": from the seed
+    kept: bool | None = None  # managers have keepers; None: from the seed
     adversary: Callable[[World], Adversary] = Adversary
     exact_clocks: bool = False
 
@@ -65,7 +66,8 @@ class World:
         self.lives: dict[str, Life] = {}
         self.specs = setting.specs or _packages(self.random)
         level = Random(f"{seed} self_fence")  # of its own, so that what the other seeds do stays as it was
-        self.kept = level.random() < 0.6
+        kept = level.random() < 0.6
+        self.kept = kept if setting.kept is None else setting.kept
         levels = ("none", "stop", "reboot", "watchdog", "watchdog") if self.kept else ("none", "none", "stop")
         self.self_fence = setting.self_fence or level.choice(levels)
         self.window = 0.0
