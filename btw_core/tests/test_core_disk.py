@@ -38,6 +38,14 @@ def test_what_is_saved_is_loaded(disk: FileDisk) -> None:
     assert sorted(path.name for path in disk.directory.iterdir()) == ["web.json", "web.lock"]
 
 
+def test_a_life_knows_its_ethernet_addresses() -> None:
+    """Those that sysfs shows, each once, without the loopback's."""
+    shown = {path.read_text().strip() for path in Path("/sys/class/net").glob("*/address")}
+    found = life().macs
+    assert len(set(found)) == len(found) and "00:00:00:00:00:00" not in found
+    assert set(found) <= shown
+
+
 def test_known_asks_every_node_of_the_computer(disk: FileDisk) -> None:
     """A package is known where a node beside this one has seen a term of it, had it up, or cannot say."""
     assert not disk.known("web")

@@ -48,6 +48,7 @@ RECORDS = st.builds(
     released=st.booleans(),
     unfenced=st.lists(LIVES, max_size=4, unique_by=lambda i: i.nonce).map(tuple),
     off=st.dictionaries(st.sampled_from(["a", "b", "me"]), TEXT.filter(bool)),
+    macs=st.dictionaries(st.sampled_from(["a", "b", "me"]), st.lists(TEXT, max_size=2).map(tuple)),
     cause=TEXT,
 )
 SESSIONS = st.builds(
@@ -290,6 +291,26 @@ def test_debts_are_kept(record: PackageRecord, floor: int) -> None:
     assert {i.nonce for i in found.unfenced} == expected
     assert len(found.unfenced) == len(expected)
     assert found.off == record.off
+
+
+# ---- Ethernet addresses
+def test_the_record_knows_all_holders_ethernet_addresses() -> None:
+    """Each node's last ones, whoever takes it; a record from before there were any is read as it was."""
+
+    def take(record: PackageRecord, node: str, *macs: str) -> PackageRecord:
+        me = msgspec.structs.replace(life(node), macs=macs)
+        found = judge(view(lease.released(record, record.holder or me, "", "")), "web", me, None, floor=0, lease=L)
+        assert found.take is not None
+        return found.take
+
+    old = decode(PackageRecord, "packages/web", b'{"term":1,"lease":60,"released":true}')
+    assert old.macs == {}
+    both = take(take(old, "a", "02:00:5e:00:53:01"), "b", "02:00:5e:00:53:02")
+    assert both.macs == {"a": ("02:00:5e:00:53:01",), "b": ("02:00:5e:00:53:02",)}
+    assert take(both, "a", "02:00:5e:00:53:03", "02:00:5e:00:53:04").macs == {
+        "a": ("02:00:5e:00:53:03", "02:00:5e:00:53:04"),
+        "b": ("02:00:5e:00:53:02",),
+    }
 
 
 # ---- edits

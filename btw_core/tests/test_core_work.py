@@ -37,6 +37,7 @@ class Case(Bench):
             done=self.outcomes.append,
             remember=self._remember,
             may_begin=lambda: self.limit,
+            holders=lambda: {"a": ("02:00:5e:00:53:01",)},
         )
 
     def _remember(self) -> None:
@@ -83,6 +84,14 @@ def test_start_in_order_one_at_a_time() -> None:
         case.ends()
     assert case.outcomes == [Outcome(Verb.START, True, "")]
     assert not case.work.busy and not case.work.alive and case.work.pending == ()
+
+
+def test_operations_of_resources_know_the_holders() -> None:
+    """What the lock record says of them goes along, except with the sweep."""
+    case = Case().begins(Verb.STOP, resources=RESOURCES[:1])
+    assert case.last.holders == {"a": ("02:00:5e:00:53:01",)}
+    case.ends()
+    assert case.last.verb is Verb.SWEEP and case.last.holders == {}
 
 
 def test_start_ends_with_the_first_failure() -> None:

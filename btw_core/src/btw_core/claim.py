@@ -77,6 +77,11 @@ class Claim:
         return self._mine.unfenced if self.held and self._mine is not None else ()
 
     @property
+    def holders(self) -> dict[str, tuple[str, ...]]:
+        """Who holds or has held it, with their Ethernet addresses."""
+        return self.record.macs if self.record is not None else {}
+
+    @property
     def free(self) -> bool:
         """Nothing of ours is left in the record, as far as can be told."""
         holder = self.record.holder if self.record and not self.record.released else None

@@ -88,9 +88,11 @@ class RealContext:
         operation: str,
         log: Callable[[str], None],
         service_log: str = "",
+        holders: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.cluster, self.node, self.package, self.resource = cluster, node, package, resource
         self.term, self.verb, self.reason, self.state = term, verb, reason, state
+        self.holders: Mapping[str, Sequence[str]] = holders or {}
         self._deadline, self._operation, self._lines = deadline, operation, _Lines(log)
         self._service_log = service_log
         self._services: list[subprocess.Popen[bytes]] = []  # kept: a Popen object that is dropped warns

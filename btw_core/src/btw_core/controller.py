@@ -48,7 +48,13 @@ class Controller:
             changed=self._record_changed,
         )
         self.work = Work(
-            desk, spec, me, done=self._worked, remember=lambda: self.memory.save(), may_begin=self._may_begin
+            desk,
+            spec,
+            me,
+            done=self._worked,
+            remember=lambda: self.memory.save(),
+            may_begin=self._may_begin,
+            holders=lambda: self.claim.holders,
         )
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind

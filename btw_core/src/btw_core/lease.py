@@ -44,6 +44,7 @@ class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     released: bool = False
     unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
     off: dict[str, str] = {}  # node -> why it does not take part
+    macs: dict[str, tuple[str, ...]] = {}  # node that holds or has held it -> its Ethernet addresses then
     confirmed: bool = False  # a person says that it is down everywhere: no node's own memory counts against it
     cause: str = ""  # of the last change
 
@@ -190,7 +191,8 @@ def judge(
     assert holder is not None
     if any(holder.nonce == life.nonce for life in predecessors):
         cause = f"adopted from this node's former manager (pid {holder.pid})"
-        adopted = msgspec.structs.replace(record, holder=me, lease=max(lease, record.lease), cause=cause)
+        longer = max(lease, record.lease)
+        adopted = msgspec.structs.replace(record, holder=me, lease=longer, macs=_macs(record, me), cause=cause)
         return Judgement(sighting=seen, cause=cause, take=adopted, expected=revision, adopted=True)
     if gone_by_reboot(holder, me):
         cause = f"held by {holder.node} on this computer before it rebooted"
@@ -220,7 +222,13 @@ def _taken(
         debts = [*record.unfenced, *([record.holder] if owing and record.holder else [])]
     kept = {d.nonce: d for d in debts if d.nonce != me.nonce and not gone_by_reboot(d, me)}
     off = record.off if record else {}
-    return PackageRecord(term=term, lease=lease, holder=me, unfenced=tuple(kept.values()), off=off, cause=cause)
+    return PackageRecord(
+        term=term, lease=lease, holder=me, unfenced=tuple(kept.values()), off=off, macs=_macs(record, me), cause=cause
+    )
+
+
+def _macs(record: PackageRecord | None, me: Incarnation) -> dict[str, tuple[str, ...]]:
+    return {**(record.macs if record else {}), me.node: me.macs}
 
 
 def released(record: PackageRecord, me: Incarnation, off: str, cause: str) -> PackageRecord:

@@ -122,6 +122,7 @@ def _work(
             operation=operation.id,
             log=log,
             service_log=f"{inventory.logs}/{operation.package}.log" if inventory.logs else "",
+            holders=operation.holders if verb else {},
         )
 
     try:

@@ -39,6 +39,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float = 0.0  # the manager kills it then; what ctx.remaining() counts down to
     not_after: float = 0.0  # start, heal: do not begin any effect at or after this instant (sent + T); 0 = no limit
     state: dict[str, Any] = {}  # of this resource
+    holders: dict[str, tuple[str, ...]] = {}  # start, stop, heal: see Context.holders
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 

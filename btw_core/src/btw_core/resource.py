@@ -81,6 +81,9 @@ class Context(Protocol):
     term: int
     verb: Verb | None  # None in status and watch
     reason: Reason
+    #: Nodes that hold or have held the package, this one included, with the Ethernet addresses they had then
+    #: ("02:00:5e:00:53:01"), as its lock record says. Empty in status and watch.
+    holders: Mapping[str, Sequence[str]]
     #: Small, persisted by the core when the operation ends (also when it failed); read-only in status and watch.
     state: dict[str, Any]
 

@@ -103,7 +103,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     process, `cgroup` the cgroup v2 directory below which its operations live ("" where there is none), `home`
     what marks its processes (node name and a hash of the state directory). `self_fence` is what it promises to do to
     itself when its lock is lost, before a lease L has passed: "none", or "stop" (it stops its packages, and kills
-    what does not stop by H).
+    what does not stop by H). `macs` are those of its Ethernet interfaces when it began.
     """
 
     node: str
@@ -116,6 +116,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
     home: str = ""
     self_fence: str = "none"
+    macs: tuple[str, ...] = ()
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 class Work:
     """`done(outcome)` ends a sequence that was not cancelled; `remember()` makes the intent durable, raises OSError;
-    `may_begin()` gives the instant before which an effect must begin, or None when it must not begin any more."""
+    `may_begin()` gives the instant before which an effect must begin, or None when it must not begin any more;
+    `holders()` what `Context.holders` is."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Work:
         done: Callable[[Outcome], None],
         remember: Callable[[], None],
         may_begin: Callable[[], float | None],
+        holders: Callable[[], dict[str, tuple[str, ...]]],
     ) -> None:
         self.desk = desk
         self.spec = spec
@@ -64,7 +66,7 @@ class Work:
         self.said = ""  # the last line that the operation that runs has printed
         self.began = 0.0  # the sequence
         self._since = 0.0  # the operation that runs
-        self._done, self._remember, self._may_begin = done, remember, may_begin
+        self._done, self._remember, self._may_begin, self._holders = done, remember, may_begin, holders
         self._order: Order | None = None
         self._todo: list[ResourceSpec] = []
         self._failures: list[str] = []
@@ -184,6 +186,7 @@ class Work:
             deadline=deadline,
             not_after=not_after,
             state=self.state.get(name, {}),
+            holders=self._holders() if name else {},
         )
         self.alive[operation.id] = operation
         self._current = operation.id

@@ -88,7 +88,6 @@ def test_refused(node: Computer, text: str, more: dict[str, Any], key: str, says
         (V4, {"dad": "kernel"}, "dad"),
         (V4, {"source": True}, "source"),
         (V6, {"label": "eth0:web"}, "label"),
-        (V4, {"on_conflict": "take"}, "on_conflict"),
     ],
 )
 def test_warnings(node: Computer, text: str, more: dict[str, Any], key: str) -> None:

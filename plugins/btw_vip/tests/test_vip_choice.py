@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from btw_core.parameters import convert, fields
-from btw_vip.address import Address, Destination, Mac, Subnet
+from btw_vip.address import Address, Destination, Subnet
 from btw_vip.choice import choose, networks
 from btw_vip.kernel import Found, Link, Route
 from btw_vip.vip import Vip
@@ -115,22 +115,12 @@ def test_destinations() -> None:
             Destination(text)
 
 
-def test_mac_addresses() -> None:
-    """As ip(8) and as Windows writes them; anything else is refused."""
-    assert Mac("02:00:5e:00:53:01") == Mac("02-00-5E-00-53-01") == bytes.fromhex("02005e005301")
-    assert str(Mac("02-00-5E-00-53-01")) == "02:00:5e:00:53:01"
-    for text in ("", "02:00:5e:00:53", "02:00:5e:00:53:01:02", "node1"):
-        with pytest.raises(ValueError, match="02:00:5e:00:53:01"):
-            Mac(text)
-
-
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
         ("network", "lan", "'lan'"),
         ("gateway", "router", "'router'"),
         ("routes", ["10.0.0.0/8 by 10.77.0.1"], "NETWORK via GATEWAY"),
-        ("macs", {"b": "eth0"}, "02:00:5e:00:53:01"),
         ("address", "10.0.0.1", "10.0.0.1/24"),
     ],
 )

@@ -140,22 +140,21 @@ def test_elsewhere(net: Lan) -> None:
 def test_held_by_a_stranger(net: Lan, text: str) -> None:
     """Refused with the MAC address that answered; nothing is left; the stranger keeps it."""
     net["b"].ip("address", "add", text, "dev", "eth0", *(["nodad"] if text == V6 else []))
-    for more in ({}, {"on_conflict": "take"}, {"on_conflict": "take", "macs": {"c": "02:00:00:00:00:0c"}}):
-        outcome = start(net["a"], vip(text, probe=0.5, **more))
-        assert net["b"].mac in outcome.error and "stranger" not in outcome.error
-        assert "no node of `macs`" in outcome.error
+    for more in ({}, {"on_conflict": "take"}):
+        outcome = start(net["a"], vip(text, probe=0.5, **more), holders={"c": ["02:00:00:00:00:0c"]})
+        assert net["b"].mac in outcome.error and "no node that has held test" in outcome.error
         assert outcome.status == "down" and not has(net["a"], text)
     assert net["a"].processes() == []
 
 
 @pytest.mark.parametrize("text", [V4, V6])
 def test_held_by_a_former_holder(net: Lan, text: str) -> None:
-    """A node of `macs` is named; it is refused, or with on_conflict = take overruled."""
+    """A node that the lock record knows is named; it is refused, or with on_conflict = take overruled."""
     net["b"].ip("address", "add", text, "dev", "eth0", *(["nodad"] if text == V6 else []))
-    macs = {"b": net["b"].mac.upper()}
-    refused = start(net["a"], vip(text, probe=0.5, macs=macs))
+    holders = {"a": ["02:00:00:00:00:0a"], "b": ["02:00:00:00:00:0b", net["b"].mac]}
+    refused = start(net["a"], vip(text, probe=0.5), holders=holders)
     assert "this is b, which should have stopped" in refused.error and refused.status == "down"
-    taken = good(start(net["a"], vip(text, probe=0.5, macs=macs, on_conflict="take")), "up")
+    taken = good(start(net["a"], vip(text, probe=0.5, on_conflict="take"), holders=holders), "up")
     assert any("taken from it" in line for line in taken.lines)
 
 

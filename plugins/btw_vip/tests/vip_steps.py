@@ -41,8 +41,10 @@ def vip(address: str = V4, **more: Any) -> Vip:
     return Vip(address=Address(address), **{key: convert(value, types[key]) for key, value in more.items()})
 
 
-def perform(verb: Verb, resource: Vip, state: STATE, seconds: float = 30.0) -> Outcome:
-    ctx = FakeContext(verb, state=dict(state), seconds=seconds)
+def perform(
+    verb: Verb, resource: Vip, state: STATE, seconds: float = 30.0, holders: dict[str, list[str]] | None = None
+) -> Outcome:
+    ctx = FakeContext(verb, state=dict(state), seconds=seconds, holders=holders)
     error = ""
     try:
         getattr(resource, verb)(ctx)
@@ -56,8 +58,10 @@ def looked(resource: Vip, state: STATE) -> Outcome:
     return Outcome("", state, str(resource.status(ctx)), ctx.lines)
 
 
-def start(computer: Computer, resource: Vip, state: STATE | None = None) -> Outcome:
-    return computer.call(perform, Verb.START, resource, state or {})
+def start(
+    computer: Computer, resource: Vip, state: STATE | None = None, holders: dict[str, list[str]] | None = None
+) -> Outcome:
+    return computer.call(perform, Verb.START, resource, state or {}, holders=holders)
 
 
 def stop(computer: Computer, resource: Vip, state: STATE | None = None) -> Outcome:

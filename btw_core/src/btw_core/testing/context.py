@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..clock import boottime
@@ -28,6 +29,7 @@ class FakeContext(RealContext):
         term: int = 1,
         operation: str = "",
         service_log: str = "",
+        holders: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.lines: list[str] = []
         super().__init__(
@@ -43,6 +45,7 @@ class FakeContext(RealContext):
             operation=operation,
             log=self.lines.append,
             service_log=service_log,
+            holders=holders,
         )
         self.set_remaining(seconds)
 

@@ -75,19 +75,3 @@ class Destination:
 
     def __str__(self) -> str:
         return f"{self.network} via {self.gateway}" if self.gateway else str(self.network)
-
-
-class Mac(bytes):
-    """The address of an Ethernet interface, "02:00:5e:00:53:01"."""
-
-    def __new__(cls, text: str) -> Mac:
-        try:
-            value = bytes.fromhex(text.replace(":", "").replace("-", ""))
-        except ValueError:
-            value = b""
-        if len(value) != 6:
-            raise ValueError("write it as 02:00:5e:00:53:01")
-        return super().__new__(cls, value)
-
-    def __str__(self) -> str:
-        return self.hex(":")

@@ -31,9 +31,6 @@ def _pointless(vip: Vip) -> Iterator[Problem]:
         if getattr(vip, key) != defaults[key]:
             text = f"{key} is for IPv{10 - vip.address.ip.version} addresses"
             yield Problem(key=key, text=text, remedy="remove it", severity="warning")
-    if vip.on_conflict == "take" and not vip.macs:
-        text = 'on_conflict = "take" takes only from the nodes in `macs`, which is empty'
-        yield Problem(key="on_conflict", text=text, remedy="list the nodes' MAC addresses", severity="warning")
 
 
 def _here(vip: Vip, kernel: Kernel) -> Iterator[Problem]:

@@ -165,10 +165,10 @@ def _probe(vip: Vip, ctx: Context, wire: Wire) -> None:
     mac = ask(wire, vip.address.ip, vip.probe) if vip.probe else None
     if mac is None:
         return
-    who = next((node for node, known in vip.macs.items() if known == mac), None)
+    who = next((node for node, macs in ctx.holders.items() if shown(mac) in macs), None)
     text = f"{vip.address}: {shown(mac)} on {wire.link.name} has it"
     if who is None:
-        raise Failed(f"{text}; this is no node of `macs`: find that machine, or choose another address")
+        raise Failed(f"{text}; no node that has held {ctx.package}: find that machine, or choose another address")
     if vip.on_conflict == "refuse":
         raise Failed(f'{text}; this is {who}, which should have stopped: take it away there, or on_conflict = "take"')
     ctx.log(f"{text}; this is {who}, which holds the lock no more: taken from it")

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, field
+from msgspec import Meta
 
 from btw_core import Context, Problem, Resource, Seconds, Status
 from btw_core.resource import CheckContext
 
-from .address import Address, Destination, Host, Mac, Subnet
+from .address import Address, Destination, Host, Subnet
 
 
 class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
@@ -56,12 +56,8 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
     ] = "probe"
     on_conflict: Annotated[
         Literal["refuse", "take"],
-        Meta(description="what start does when a node of `macs` still answers; a stranger is always refused"),
+        Meta(description="what start does when a former holder still answers; a stranger is always refused"),
     ] = "refuse"
-    macs: Annotated[
-        dict[str, Mac],
-        Meta(description="node = MAC address of its interface", examples=[{"node2": "02:00:5e:00:53:01"}]),
-    ] = field(default_factory=dict)
     refresh: Annotated[
         Seconds, Meta(description="how often the address is announced while it is here; 0: only by start")
     ] = Seconds(60)
