@@ -1,9 +1,7 @@
-"""What the conformance kits stand on: one fixture, two hooks, and how a broken rule is told. Needs pytest
-(`pip install btw-core[testing]`)."""
+"""What the kits for stores stand on: one fixture, two hooks. Needs pytest (`pip install btw-core[testing]`)."""
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +11,12 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from ..store import Conflict, Record, Store, StoreUnavailable
+from .rules import Rules
 
 T = TypeVar("T")
 
 
-class Contract:
+class Contract(Rules):
     """Base of `StoreContract` and `LeaseContract`. A subclass overrides `make_store`, `outage` and `remove`; a test and
     its fixtures share `self`, so the fixture may leave there what the hooks need.
 
@@ -25,8 +24,6 @@ class Contract:
     rules concerned are then skipped with that reason.
     """
 
-    #: Deadline in seconds of calls that must be answered: the engine is up, but the computer may be loaded.
-    patience: ClassVar[float] = 30.0
     #: Seconds by which something may come later than promised.
     slack: ClassVar[float] = 10.0
     #: Deadline in seconds of calls in an outage.
@@ -34,7 +31,6 @@ class Contract:
     no_outage: ClassVar[str] = ""
     no_removal: ClassVar[str] = ""
 
-    _rule = ""
     _where = "btw_core.store and its Store"
 
     # ---- overridden by the author of a store
@@ -73,16 +69,6 @@ class Contract:
         yield one_more
         for store in opened:
             store.close()
-
-    @pytest.fixture(autouse=True)
-    def _claim(self, request: pytest.FixtureRequest) -> None:
-        self._rule = inspect.getdoc(request.function) or request.function.__name__
-
-    def must(self, holds: bool, found: str) -> None:
-        """The rule of this test is broken unless `holds`."""
-        __tracebackhide__ = True
-        if not holds:
-            pytest.fail(f"rule broken: {self._rule}\nfound: {found}\nread: the docstrings of {self._where}")
 
     def answer(self, what: str, call: Callable[[], T]) -> T:
         """The call is answered: the engine is up."""
@@ -123,15 +109,6 @@ class Contract:
         for call in calls:
             self.must(call.ended(until - time.monotonic()), f"still at work after {4 * self.patience:g} s")
         return [call.result() for call in calls]
-
-    def eventually(self, what: str, holds: Callable[[], bool], seconds: float | None = None) -> None:
-        """It comes true in time."""
-        __tracebackhide__ = True
-        limit = self.patience if seconds is None else seconds
-        until = time.monotonic() + limit
-        while not holds():
-            self.must(time.monotonic() < until, f"{what}: not within {limit:g} s")
-            time.sleep(0.01)
 
     def answers_again(self, store: Store, key: str) -> Record | None:
         """What `get` says after an outage, once it says anything."""

@@ -162,6 +162,11 @@ def _wire(vip: Vip, link: Link) -> Wire:
 
 
 def _probe(vip: Vip, ctx: Context, wire: Wire) -> None:
+    if vip.probe >= ctx.remaining():
+        raise Failed(
+            f"{vip.address}: probe = {vip.probe:g} s does not fit into the {ctx.remaining():.1f} s that are left; "
+            "raise start_timeout, or ask for a shorter time"
+        )
     mac = ask(wire, vip.address.ip, vip.probe) if vip.probe else None
     if mac is None:
         return
