@@ -59,7 +59,9 @@ class Controller:
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
         )
-        self.debts = Debts(desk, spec, me, self.claim, operation=self._operation, say=self._say)
+        self.debts = Debts(
+            desk, spec, me, self.claim, operation=self._operation, may_begin=self._may_begin, say=self._say
+        )
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
@@ -111,6 +113,7 @@ class Controller:
             return  # an answer to a question of a former state
         if report.id:
             self._look = None
+        self.claim.lapse()  # who stood still may hear that the disk refuses it before it hears of its lease
         if self.situation.state not in (*WATCHED, State.STUCK):
             return
         if report.id:  # the whole picture: an observer that has not loaded the package says nothing of its resources
@@ -143,6 +146,8 @@ class Controller:
         elif before in WATCHED and state not in WATCHED:
             self.desk.ports.executor.unwatch(self.name)
             self._look = None
+        if before is State.FENCING and state is not State.FENCING:
+            self.debts.cancel()
         found = event.health if isinstance(event, ev.HealthSeen) and before is State.UNKNOWN else Health.DOWN
         if state is not before and found is not Health.DOWN:
             self.memory.begun()  # some of it was up already, and all of it is ours now: a stop has to take all down
@@ -162,6 +167,7 @@ class Controller:
             case ev.Look():
                 self._ask_look()
             case ev.Fence():
+                self.memory.tell_keeper()  # before the effect
                 self.debts.pay()
             case ev.StartResources():
                 self.memory.begun()
@@ -281,11 +287,9 @@ class Controller:
         return self.desk.now() + SOON
 
     def _may_begin(self) -> float | None:
-        """The instant before which an effect must begin: with the lock, and early enough to be cut off by H."""
-        if not self.claim.believes():
-            return None
-        limit = self.spec.timing.hard_at(self.claim.sent) - 2 * self.desk.ports.keeper.window
-        return min(self.claim.lost_at, limit) if self.desk.now() < limit else None
+        """The instant before which an effect must begin; None: it has passed, or the lock is not ours."""
+        limit = self.claim.begin_by
+        return limit if self.claim.held and self.desk.now() < limit else None
 
     def _heal(self) -> None:
         if self.work.busy:
