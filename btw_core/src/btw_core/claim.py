@@ -77,6 +77,10 @@ class Claim:
         window = self.desk.ports.keeper.window
         return min(self.lost_at, self.timing.hard_at(self.sent) - 2 * window)
 
+    def may_begin(self) -> float | None:
+        """`begin_by`; None: it has passed, or the lock is not ours."""
+        return self.begin_by if self.held and self.desk.now() < self.begin_by else None
+
     @property
     def debts(self) -> tuple[Incarnation, ...]:
         """Former holders that nobody has yet seen down, while we hold the lock."""

@@ -53,15 +53,13 @@ class Controller:
             me,
             done=self._worked,
             remember=lambda: self.memory.save(),
-            may_begin=self._may_begin,
+            may_begin=self.claim.may_begin,
             holders=lambda: self.claim.holders,
         )
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind
         )
-        self.debts = Debts(
-            desk, spec, me, self.claim, operation=self._operation, may_begin=self._may_begin, say=self._say
-        )
+        self.debts = Debts(desk, spec, me, self.claim, operation=self._operation, say=self._say)
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
@@ -285,11 +283,6 @@ class Controller:
 
     def _soon(self) -> float:
         return self.desk.now() + SOON
-
-    def _may_begin(self) -> float | None:
-        """The instant before which an effect must begin; None: it has passed, or the lock is not ours."""
-        limit = self.claim.begin_by
-        return limit if self.claim.held and self.desk.now() < limit else None
 
     def _heal(self) -> None:
         if self.work.busy:

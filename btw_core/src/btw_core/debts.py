@@ -18,8 +18,7 @@ REMEDY = (
 
 
 class Debts:
-    """`operation(verb, deadline, ...)` makes an operation of this package; `may_begin()`: see `Work`; `say(text)`
-    writes a line of the journal."""
+    """`operation(verb, deadline, ...)` makes an operation of this package; `say(text)` writes a line of the journal."""
 
     def __init__(
         self,
@@ -29,11 +28,10 @@ class Debts:
         claim: Claim,
         *,
         operation: Callable[..., Operation],
-        may_begin: Callable[[], float | None],
         say: Callable[[str], None],
     ) -> None:
         self.desk, self.spec, self.me, self.claim = desk, spec, me, claim
-        self._operation, self._may_begin, self._say = operation, may_begin, say
+        self._operation, self._say = operation, say
         self._running = ""  # the fence that is under way
 
     def seen(self, view: View) -> None:
@@ -71,7 +69,7 @@ class Debts:
 
     def _fence(self, debt: Incarnation, by: tuple[str, ...]) -> None:
         """`by` these resources, one after the other; "": by killing what is left of it on this computer."""
-        limit = self._may_begin()
+        limit = self.claim.may_begin()
         if limit is None:
             return  # the loss of the lock is on its way
         deadline = self.desk.now() + self.spec.timing.stop_timeout
