@@ -352,7 +352,7 @@ def node_not_fenced_at_h() -> AbstractContextManager[None]:
 
 def told_after_the_effect() -> AbstractContextManager[None]:
     """The keeper never hears of a package that may be up."""
-    return replaced(SimPulse, "lease", lambda _original: lambda _self, _package, _lost_at, _hard: None)
+    return replaced(SimPulse, "lease", lambda _original: lambda *_said: None)
 
 
 MUTATIONS = (
