@@ -182,6 +182,8 @@ class Fencer(Resource, tag="fencer"):
     layer = "fencing"
     shared = True
 
+    def fence(self, ctx, former): ...
+
 @hookimpl
 def btw_resource_types():
     return [Fencer]
@@ -190,7 +192,7 @@ def btw_resource_types():
 
 def test_the_safety_table_of_a_package(checker: Checker, tmp_path: Path) -> None:
     """A package that is named gets the whole table in a terminal's width, with its own times and the node's settings;
-    it counts whether its shared disks are fenced."""
+    it counts whether its shared disks are fenced, and whether that is all that it shares."""
     checker.site.install("btw-fencer", {RESOURCES: ["fencer"]}, FENCER)
     checker.package("a", 'type = "fencer"', head="timeout = 60\n")
     checker.package("b", POOL)
@@ -200,7 +202,8 @@ def test_the_safety_table_of_a_package(checker: Checker, tmp_path: Path) -> None
     assert "at H (90 s)" in done.stdout
     assert max(map(len, done.stdout.partition("FAULT  ")[2].splitlines())) <= 100
     said = json.loads(checker.run("--json").stdout)["safety"]
-    assert [(each["packages"], each["fenced_on_disk"]) for each in said] == [(["a"], True), (["b"], False)]
+    found = [(each["packages"], each["fenced_on_disk"], each["disk_pays"]) for each in said]
+    assert found == [(["a"], True, True), (["b"], False, False)]
     assert {each["self_fence"] for each in said} == {"stop"}
 
 

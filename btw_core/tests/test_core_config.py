@@ -138,8 +138,8 @@ def test_a_whole_package(node: Node) -> None:
         pace=0.5, timeout=10, start_timeout=120, stop_timeout=1800, clock_error=0.02, slack=0.25
     )
     assert package.spec.resources == (
-        ResourceSpec(name="disk", type="disk", shared=True, heals=True, stop_timeout=3.0),
-        ResourceSpec(name="disk-2", type="disk", shared=True, heals=True),
+        ResourceSpec(name="disk", type="disk", shared=True, heals=True, layer="storage", stop_timeout=3.0),
+        ResourceSpec(name="disk-2", type="disk", shared=True, heals=True, layer="storage"),
         ResourceSpec(name="front", type="pool"),
     )
     assert [each.name for each in package.resources] == ["disk", "disk-2", "front"]

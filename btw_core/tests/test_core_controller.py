@@ -23,12 +23,14 @@ FREE = lease.first(SPEC.timing.lease, "cluster created")
 class Case(Bench):
     """The controller of one package, whose record is in the store."""
 
-    def __init__(self, record: PackageRecord, saved: Saved | None = None, *, reads: bool = True) -> None:
+    def __init__(
+        self, record: PackageRecord, saved: Saved | None = None, *, reads: bool = True, spec: PackageSpec = SPEC
+    ) -> None:
         super().__init__()
         if saved is not None:
             self.disk.saved["web"] = saved
         self.write(record)
-        self.controller = Controller(self.desk, SPEC, ME)
+        self.controller = Controller(self.desk, spec, ME)
         self.controller.begin()
         if reads:
             self.read()
@@ -418,3 +420,94 @@ def test_an_adoption_without_an_answer_is_no_reason_to_stop() -> None:
     case.answers()
     case.read()
     assert case.state is State.UNKNOWN and case.stops() == []
+
+
+# ---- fenced on the disk -----------------------------------------------------------------------------------------
+FAR = msgspec.structs.replace(OTHER, machine="m2", boot="b2", node="far")
+DISK = ResourceSpec(name="disk", type="scsi_pr", shared=True, fences=True, layer="fencing")
+VOLUME = ResourceSpec(name="ip", type="fs", shared=True, layer="storage")
+
+
+def fenced(*resources: ResourceSpec, debts: tuple[Incarnation, ...] = (FAR,)) -> Case:
+    """Acquired, with these debts."""
+    spec = msgspec.structs.replace(SPEC, resources=resources)
+    return Case(msgspec.structs.replace(FREE, unfenced=debts), spec=spec)
+
+
+def test_a_resource_that_fences_pays_the_debt_of_another_computer() -> None:
+    """Asked for by name, with the lock told to operations before; the journal says what has shut it out, and the
+    package is looked at only then."""
+    case = fenced(DISK, VOLUME, RESOURCES[2])
+    (fence,) = case.executor.operations
+    assert (fence.verb, fence.resource, fence.target) == (Verb.FENCE, "disk", FAR)
+    lock = case.keeper.locks["web"]
+    assert lock is not None and lock == (case.controller.claim.term, fence.not_after)
+    assert (case.state, case.executor.looks) == (State.FENCING, [])
+    case.ends()
+    case.answers()
+    assert (case.state, case.record().unfenced) == (State.UNKNOWN, ())
+    assert "former holder far is fenced on the disk by disk" in str(case.journal.lines)
+
+
+def test_a_fence_that_failed_pays_nothing() -> None:
+    """It is asked for again each pace, and the journal says why nothing starts."""
+    case = fenced(DISK)
+    case.ends(ok=False)
+    assert case.state is State.FENCING and case.record().unfenced == (FAR,)
+    case.wait(SPEC.timing.pace, prompt=True)
+    assert len(case.executor.operations) == 2
+    assert "not started: former holder far" in str(case.journal.lines)
+
+
+def test_every_resource_that_fences_is_asked_and_every_debtor() -> None:
+    """Two disks and two former holders: four fences, one after the other."""
+    second = msgspec.structs.replace(DISK, name="disk2")
+    other = msgspec.structs.replace(FAR, nonce="x", node="further")
+    case = fenced(DISK, second, debts=(FAR, other))
+    for _ in range(4):
+        assert case.state is State.FENCING
+        case.ends()
+        case.answers()
+    asked = [(each.resource, each.target) for each in case.executor.operations]
+    assert asked == [("disk", FAR), ("disk2", FAR), ("disk", other), ("disk2", other)]
+    assert case.state is State.UNKNOWN
+
+
+def test_the_disk_does_not_pay_for_an_address() -> None:
+    """A node that only its disk refuses may still answer for it: nothing is fenced, nothing starts, and the journal
+    says what that node is left with."""
+    case = fenced(DISK, VOLUME, ResourceSpec(name="vip", type="vip", shared=True, layer="network"))
+    case.wait(2 * SPEC.timing.pace, prompt=True)
+    assert case.executor.operations == [] and case.state is State.FENCING
+    assert "shutting it out on the disk would leave it with vip" in str(case.journal.lines)
+
+
+def test_the_same_computer_is_looked_at_and_not_fenced_on_the_disk() -> None:
+    """Two nodes of one computer have one way to the disk: what one of them left is killed."""
+    case = fenced(DISK, debts=(OTHER,))
+    (fence,) = case.executor.operations
+    assert (fence.verb, fence.resource) == (Verb.FENCE, "")
+
+
+def test_a_fence_that_hangs_is_killed_and_tried_again() -> None:
+    """After stop_timeout, and said; an answer that comes later pays nothing."""
+    case = fenced(DISK)
+    (fence,) = case.executor.operations
+    while not case.executor.killed and case.clock.time < 1100:
+        case.wait(1, prompt=True)
+        case.controller.renewed(case.clock.time)
+        case.read()
+    assert case.executor.killed == [fence.id]
+    assert "took longer than stop_timeout" in str(case.journal.lines)
+    case.executor.end(fence, ok=True)
+    case.answers()
+    assert case.record().unfenced == (FAR,)
+
+
+def test_a_fence_ends_with_the_lock() -> None:
+    """Nothing may be shut out in the name of a term that is over."""
+    case = fenced(DISK)
+    (fence,) = case.executor.operations
+    case.controller.halt(HaltAsked(package="web", cause="a person"))
+    assert case.executor.killed == [fence.id] and case.state is State.HALTED
+    assert case.keeper.locks["web"] is None

@@ -19,6 +19,7 @@ from btw_core.command import alive, proc_stat
 from btw_core.containment import Containment, containment, find_cgroup_root, machine_id
 from btw_core.operation import perform
 from btw_core.ports import Operation
+from btw_core.pulse import Manager, Pulse
 from btw_core.types import Incarnation, Verb
 from btw_core.wire import Result
 
@@ -62,12 +63,14 @@ LINES: list[str] = []
 
 
 def do(verb: Verb, directory: Path, here: Containment | None = None, /, **fields: Any) -> Result:
-    how = {key: fields.pop(key) for key in ("on_start", "on_stop", "on_status") if key in fields}
+    how = {key: fields.pop(key) for key in ("on_start", "on_stop", "on_status", "on_fence") if key in fields}
     arguments = {"dir": str(directory), "node": "n", "packages": {"p": {"r": how}}}
     inventory = zygote_stock.load([msgspec.json.encode(arguments).decode()])
-    fields = {"id": "me", "package": "p", "resource": "r", "deadline": boottime() + SOON, **fields}
+    resource = "r" if verb in (Verb.START, Verb.STOP, Verb.HEAL) else ""
+    pulse = str(fields.pop("pulse", ""))
+    fields = {"id": "me", "package": "p", "resource": resource, "deadline": boottime() + SOON, **fields}
     LINES.clear()
-    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), "n/p/me", LINES.append)
+    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), "n/p/me", LINES.append, pulse)
 
 
 def test_stop_is_believed_only_with_status(tmp_path: Path) -> None:
@@ -105,6 +108,21 @@ def test_unknown_resource(tmp_path: Path) -> None:
     assert error == "resource gone of package p is not loaded; it was there when the manager started"
 
 
+def test_a_start_asks_for_the_live_lease(tmp_path: Path) -> None:
+    """`recheck` looks at the manager's pulse: the lock goes in the middle of a start, which ends before its effect."""
+    pulse = Pulse.keep(tmp_path / "p.pulse", boot_id())
+    pulse.write(Manager(locks={"p": (2, boottime() + SOON)}))
+    assert do(Verb.START, tmp_path, pulse=pulse.path, term=2, on_start="loses_the_lock").error == ""
+    assert (tmp_path / "effects").read_text() == "one two "
+    (tmp_path / "effects").unlink()
+    (tmp_path / "lost").write_text(str(pulse.path))
+    error = do(Verb.START, tmp_path, pulse=pulse.path, term=2, on_start="loses_the_lock").error
+    assert error.startswith("the lock has run out, or term 2 is over")
+    assert (tmp_path / "effects").read_text() == "one "
+    assert do(Verb.STOP, tmp_path, pulse=pulse.path, term=2).error == ""
+    pulse.close()
+
+
 def test_sweep_kills_all_but_itself(tmp_path: Path) -> None:
     """Left-over processes are killed and named, their places removed, and the sweep's own place is spared."""
     here = Nobody(me=[1], a=[os.getpid()], b=[])
@@ -132,6 +150,19 @@ def test_survey_only_looks(tmp_path: Path) -> None:
     result = do(Verb.SURVEY, tmp_path, here)
     assert [text.partition(" (")[0] for text in result.survivors] == [f"pid {os.getpid()}"]
     assert (result.error, here.killed, here.removed) == ("", [], [])
+
+
+# ---- fence by a resource ----------------------------------------------------------------------------------------
+def test_a_resource_fences_a_former_holder(tmp_path: Path) -> None:
+    """It is told whom, under the lock; what it raises is the reason why nothing starts."""
+    target = incarnation(machine="another", node="n9")
+    assert do(Verb.FENCE, tmp_path, resource="r", target=target).error == ""
+    assert (tmp_path / "fenced").read_text() == "n9 under term 0"
+    failed = do(Verb.FENCE, tmp_path, resource="r", target=target, on_fence="fails")
+    assert failed.error.startswith("the disk is on fire")
+    (tmp_path / "fenced").unlink()
+    late = do(Verb.FENCE, tmp_path, resource="r", target=target, not_after=boottime())
+    assert late.error.startswith("the lock has run out") and not (tmp_path / "fenced").exists()
 
 
 # ---- fence ------------------------------------------------------------------------------------------------------

@@ -122,6 +122,21 @@ def test_fenced_disks_are_said_where_two_are_possible() -> None:
         }
 
 
+def test_a_fenced_disk_pays_where_nothing_else_is_shared() -> None:
+    """With self_fence = "none" others then start it as if the node were trusted to stop, after an operation more; the
+    cells say that its disks refuse it, and what goes on."""
+    t = TIMINGS[0]
+    none, pays = rows_of("etcd:", "none"), {r.fault: r for r in table(t, "etcd:", "none", True, True)}
+    stop = {r.fault: r for r in table(t, "etcd:", "stop", True, True)}
+    marks = [[(row.two.kept, row.one.kept) for row in rows.values()] for rows in (pays, stop)]
+    assert marks[0] == marks[1]
+    crash = "node crash, power off"
+    assert not none[crash].one.kept
+    assert pays[crash].one.seconds == pytest.approx(t.worst_failover() + t.renewal_deadline + t.stop_timeout)
+    assert stop[crash].one.seconds == pytest.approx(t.worst_failover() + t.renewal_deadline)
+    assert "programs that go on here meet nobody else there" in pays["node frozen, then resumed"].two.text
+
+
 def test_the_simulation_is_held_against_it() -> None:
     """Each disaster named is one; what the simulation leaves out of a kept self_fence is all for which nothing keeps
     "never two", and these faults together with the keeper's, which only in company break it."""

@@ -20,14 +20,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, TypeVar
 
-from btw_core.clock import boottime
+from btw_core import pulse as pulses
+from btw_core.clock import boot_id, boottime
 from btw_core.command import alive, proc_stat
 from btw_core.containment import Cgroups, find_cgroup_root
 from btw_core.executor import RealExecutor
 from btw_core.operation import Inventory, Stock
 from btw_core.peer import Patience
 from btw_core.ports import Logged, Look, Looked, Operation, OperationEnded, Report
-from btw_core.resource import CannotTell, Context, Failed, Process, Resource
+from btw_core.resource import CannotTell, Context, Failed, Former, Process, Resource
 from btw_core.timing import Timing
 from btw_core.types import PackageSpec, ResourceSpec, Status, Verb
 from btw_core.wire import Loaded
@@ -44,6 +45,7 @@ class Probe(Resource, frozen=True, kw_only=True, tag="probe"):
     on_stop: str = "down"
     on_status: str = "look"
     on_watch: str = ""
+    on_fence: str = "fences"
 
     def status(self, ctx: Context) -> Status:
         return getattr(Does, self.on_status)(Path(self.dir), ctx)  # type: ignore[no-any-return]
@@ -53,6 +55,10 @@ class Probe(Resource, frozen=True, kw_only=True, tag="probe"):
 
     def stop(self, ctx: Context) -> None:
         getattr(Does, self.on_stop)(Path(self.dir), ctx)
+
+    def fence(self, ctx: Context, former: Former) -> None:
+        ctx.state["former"] = former.node
+        getattr(Does, self.on_fence)(Path(self.dir), ctx)
 
     def watch(self, ctx: Context) -> list[int]:
         return getattr(Does, self.on_watch)(Path(self.dir), ctx) if self.on_watch else []
@@ -69,6 +75,22 @@ class Does:
     @staticmethod
     def down(directory: Path, ctx: Context) -> None:
         (directory / "up").unlink(missing_ok=True)
+
+    @staticmethod
+    def fences(directory: Path, ctx: Context) -> None:
+        (directory / "fenced").write_text(f"{ctx.state['former']} under term {ctx.term}")
+
+    @staticmethod
+    def loses_the_lock(directory: Path, ctx: Context) -> None:
+        """Between its two effects, if there is a file with the pulse's path."""
+        for effect in ("one", "two"):
+            ctx.recheck()
+            with (directory / "effects").open("a") as file:
+                file.write(f"{effect} ")
+            if (directory / "lost").exists():
+                pulse = pulses.Pulse.open(Path((directory / "lost").read_text()), boot_id())
+                pulse.write(pulses.Manager(locks={}))
+                pulse.close()
 
     @staticmethod
     def look(directory: Path, ctx: Context) -> Status:

@@ -29,11 +29,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """No errors; warnings do not count."""
         return all(problem.severity != "error" for problem in self.problems)
 
-    def cases(self) -> list[tuple[Timing, bool, list[str]]]:
-        """Every distinct timing, and whether shared disks are fenced, with the names of its packages."""
-        found: dict[tuple[Timing, bool], list[str]] = {}
+    def cases(self) -> list[tuple[Timing, tuple[bool, bool], list[str]]]:
+        """Every distinct timing, whether shared disks are fenced and whether that is enough (`faults.Case`), with the
+        names of its packages."""
+        found: dict[tuple[Timing, tuple[bool, bool]], list[str]] = {}
         for package in self.packages:
-            found.setdefault((package.spec.timing, fenced_on_disk(package)), []).append(package.name)
+            fenced = bool(package.spec.fences), package.spec.disk_pays
+            found.setdefault((package.spec.timing, fenced), []).append(package.name)
         return [(timing, fenced, names) for (timing, fenced), names in found.items()]
 
     def timings(self) -> list[tuple[Timing, list[str]]]:
@@ -60,11 +62,6 @@ def check(setup: Setup, plugins: Plugins, names: Sequence[str] = ()) -> Report:
     return Report(
         lock=setup.lock, self_fence=setup.config.self_fence, packages=tuple(packages), problems=tuple(problems)
     )
-
-
-def fenced_on_disk(package: Package) -> bool:
-    """Its shared disks refuse a node that lost them (a resource such as scsi_pr)."""
-    return any(resource.layer == "fencing" and resource.shared for resource in package.resources)
 
 
 def _absent(names: set[str], setup: Setup, plugins: Plugins) -> list[Problem]:

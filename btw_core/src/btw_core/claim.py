@@ -72,6 +72,16 @@ class Claim:
         return self.timing.lost_at(self.sent)
 
     @property
+    def begin_by(self) -> float:
+        """An effect must begin before this instant: with the lock, and early enough to be cut off by H."""
+        window = self.desk.ports.keeper.window
+        return min(self.lost_at, self.timing.hard_at(self.sent) - 2 * window)
+
+    def may_begin(self) -> float | None:
+        """`begin_by`; None: it has passed, or the lock is not ours."""
+        return self.begin_by if self.held and self.desk.now() < self.begin_by else None
+
+    @property
     def debts(self) -> tuple[Incarnation, ...]:
         """Former holders that nobody has yet seen down, while we hold the lock."""
         return self._mine.unfenced if self.held and self._mine is not None else ()
@@ -301,6 +311,11 @@ class Claim:
         self._write_edits()
 
     # ---- the clock
+    def lapse(self) -> None:
+        """What has run out counts as lost now, though its timer has not fired yet."""
+        if self.held and not self.believes():
+            self._ran_out()
+
     def _watch_the_clock(self) -> None:
         self.desk.at(self.lost_at, ("lease", self.name), self._ran_out)
 

@@ -267,6 +267,8 @@ def _spec(resource: Resource) -> ResourceSpec:
         type=str(resource.__struct_config__.tag),
         shared=resource.shared,
         heals=hasattr(resource, "heal"),
+        fences=hasattr(resource, "fence"),
+        layer=resource.layer,
         start_timeout=None if resource.start_timeout is None else float(resource.start_timeout),
         stop_timeout=None if resource.stop_timeout is None else float(resource.stop_timeout),
     )

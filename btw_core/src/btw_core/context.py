@@ -70,7 +70,7 @@ class RealContext:
     """`resource.Context` on this computer.
 
     `deadline` is an instant of CLOCK_BOOTTIME (None: none, then commands get DEFAULT_LIMIT); `log` takes one line;
-    services print to the file `service_log` (appended; "" = /dev/null).
+    services print to the file `service_log` (appended; "" = /dev/null); `lost()` says why no effect may begin any more.
     """
 
     def __init__(
@@ -89,17 +89,23 @@ class RealContext:
         log: Callable[[str], None],
         service_log: str = "",
         holders: Mapping[str, Sequence[str]] | None = None,
+        lost: Callable[[], str] = str,
     ) -> None:
         self.cluster, self.node, self.package, self.resource = cluster, node, package, resource
         self.term, self.verb, self.reason, self.state = term, verb, reason, state
         self.holders: Mapping[str, Sequence[str]] = holders or {}
         self._deadline, self._operation, self._lines = deadline, operation, _Lines(log)
-        self._service_log = service_log
+        self._service_log, self._lost = service_log, lost
         self._services: list[subprocess.Popen[bytes]] = []  # kept: a Popen object that is dropped warns
 
     def remaining(self) -> float:
         """Seconds until the operation is killed, at least 0; infinite without a deadline."""
         return math.inf if self._deadline is None else max(0.0, self._deadline - boottime())
+
+    def recheck(self) -> None:
+        """See `resource.Context.recheck`."""
+        if self.verb not in (None, Verb.STOP) and (lost := self._lost()):
+            raise Failed(lost)
 
     def log(self, text: str) -> None:
         """Lines for the journal: the first LINES of this context, each cut at LINE characters."""

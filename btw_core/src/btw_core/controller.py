@@ -53,7 +53,7 @@ class Controller:
             me,
             done=self._worked,
             remember=lambda: self.memory.save(),
-            may_begin=self._may_begin,
+            may_begin=self.claim.may_begin,
             holders=lambda: self.claim.holders,
         )
         self.memory = Memory(
@@ -111,6 +111,7 @@ class Controller:
             return  # an answer to a question of a former state
         if report.id:
             self._look = None
+        self.claim.lapse()  # who stood still may hear that the disk refuses it before it hears of its lease
         if self.situation.state not in (*WATCHED, State.STUCK):
             return
         if report.id:  # the whole picture: an observer that has not loaded the package says nothing of its resources
@@ -143,6 +144,8 @@ class Controller:
         elif before in WATCHED and state not in WATCHED:
             self.desk.ports.executor.unwatch(self.name)
             self._look = None
+        if before is State.FENCING and state is not State.FENCING:
+            self.debts.cancel()
         found = event.health if isinstance(event, ev.HealthSeen) and before is State.UNKNOWN else Health.DOWN
         if state is not before and found is not Health.DOWN:
             self.memory.begun()  # some of it was up already, and all of it is ours now: a stop has to take all down
@@ -162,6 +165,7 @@ class Controller:
             case ev.Look():
                 self._ask_look()
             case ev.Fence():
+                self.memory.tell_keeper()  # before the effect
                 self.debts.pay()
             case ev.StartResources():
                 self.memory.begun()
@@ -279,13 +283,6 @@ class Controller:
 
     def _soon(self) -> float:
         return self.desk.now() + SOON
-
-    def _may_begin(self) -> float | None:
-        """The instant before which an effect must begin: with the lock, and early enough to be cut off by H."""
-        if not self.claim.believes():
-            return None
-        limit = self.spec.timing.hard_at(self.claim.sent) - 2 * self.desk.ports.keeper.window
-        return min(self.claim.lost_at, limit) if self.desk.now() < limit else None
 
     def _heal(self) -> None:
         if self.work.busy:

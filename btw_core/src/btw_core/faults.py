@@ -34,17 +34,20 @@ Cells = tuple[Promise, Promise]
 
 
 class Case(NamedTuple):
-    """What the cells depend on. `local`: one computer has the store for itself."""
+    """What the cells depend on. `local`: one computer has the store for itself. `fenced_on_disk`: the package's shared
+    disks refuse a node once another has taken them; `disk_pays`: and nothing else of it is shared, so that others do
+    not wait for that node's word."""
 
     timing: Timing
     local: bool
     self_fence: str
     fenced_on_disk: bool
+    disk_pays: bool = False
 
     @property
     def trusted(self) -> bool:
         """Others start the package after L without this node's word."""
-        return not self.local and self.self_fence != "none"
+        return not self.local and (self.self_fence != "none" or self.disk_pays)
 
     @property
     def device(self) -> bool:
@@ -69,11 +72,11 @@ class Case(NamedTuple):
     @property
     def anew(self) -> float:
         """Until a stand-by may start what was not released: it has the lock, and the debt is settled by one more write
-        (trusted), after an operation here has seen the processes gone (one computer), or after this node's report,
-        which it makes and the other sees at their next readings."""
+        (trusted), after an operation there has seen the processes gone (one computer) or has fenced the disk, or after
+        this node's report, which it makes and the other sees at their next readings."""
         t = self.timing
         settle = t.renewal_deadline
-        if self.local:
+        if self.local or (self.self_fence == "none" and self.disk_pays):
             settle += t.stop_timeout
         elif not self.trusted:
             settle += 2 * (t.pace + t.renewal_deadline)
@@ -112,8 +115,10 @@ def nothing(text: str) -> Promise:
 
 
 def _two_possible(c: Case, text: str) -> Promise:
-    disk = " Its disks refuse this node once another has taken them; addresses and programs do not." * c.fenced_on_disk
-    return nothing(f"{text}{disk}")
+    disk = " Its disks refuse this node once another has taken them; addresses and programs do not."
+    if c.disk_pays:
+        disk = " Its disks refuse this node before another starts it; programs that go on here meet nobody else there."
+    return nothing(f"{text}{disk * c.fenced_on_disk}")
 
 
 def _runs_on(c: Case, how: str, room: float) -> Promise:
@@ -261,7 +266,7 @@ def _stop_hangs(c: Case) -> Cells:
         return kept("Stuck: the lock is kept; who takes it ends what is left first, or does not start."), one
     if not c.trusted:
         return kept("Stuck: the lock is kept. If that is lost too, others wait for this node's word."), one
-    if c.self_fence == "stop":
+    if c.self_fence in ("none", "stop"):
         text = (
             " if the lock is lost as well: what is no process (an address, a mount) or survives SIGKILL (D) stays up."
             " Until then the lock is kept."

@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from .clock import boottime
 from .cutoff import kill
 from .disk import Busy
+from .ports import Lock
 from .pulse import STALE, Held, Manager, Pulse, start_of
 from .types import Incarnation
 
@@ -20,6 +22,7 @@ LOADING = 10.0
 #: Seconds between two attempts to start a keeper.
 AGAIN = 1.0
 Limits = tuple[float, float]
+T = TypeVar("T")
 Say = Callable[[str, str], None]
 
 
@@ -53,6 +56,7 @@ class Kept:
         self._half = Manager(pid=me.pid, start=me.pid_start, stall=LOADING, home=me.home, cgroup=me.cgroup)
         self._half = self._half._replace(fence=me.self_fence)
         self._leases: dict[str, Limits] = {}
+        self._locks: dict[str, Lock] = {}
         self._former: Mapping[str, Limits] = {}
         self._pulse: Pulse | None = None
         self._alone: float | None = None  # without a keeper since
@@ -115,17 +119,20 @@ class Kept:
         """See `ports.Keeper`."""
         return self._former.get(package)
 
-    def lease(self, package: str, lost_at: float, hard: float) -> None:
+    def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         """See `ports.Keeper`."""
-        limits = (lost_at, hard) if self._command else (inf, inf)
-        if self._leases.get(package) != limits:
-            self._leases[package] = limits
-            self._write()
+        self._tell(package, (lost_at, hard) if self._command else (inf, inf), lock)
 
-    def down(self, package: str) -> None:
+    def down(self, package: str, lock: Lock | None = None) -> None:
         """See `ports.Keeper`."""
-        if self._leases.pop(package, None) is not None:
-            self._write()
+        self._tell(package, None, lock)
+
+    def _tell(self, package: str, limits: Limits | None, lock: Lock | None) -> None:
+        if (self._leases.get(package), self._locks.get(package)) == (limits, lock):
+            return
+        _put(self._leases, package, limits)
+        _put(self._locks, package, lock)
+        self._write()
 
     # ---- the node's side
     @property
@@ -165,7 +172,7 @@ class Kept:
 
     def _write(self) -> None:
         if self._pulse is not None:
-            self._pulse.write(self._half._replace(leases=self._leases))
+            self._pulse.write(self._half._replace(leases=self._leases, locks=self._locks))
 
     def _tend(self, now: float) -> None:
         assert self._pulse is not None
@@ -199,6 +206,13 @@ class Kept:
             self._starter = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
             self.trouble = f"no keeper looks after this manager, and none can be started: {error.strerror}"
+
+
+def _put(where: dict[str, T], package: str, what: T | None) -> None:
+    if what is None:
+        where.pop(package, None)
+    else:
+        where[package] = what
 
 
 class Lag:

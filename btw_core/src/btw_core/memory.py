@@ -96,14 +96,16 @@ class Memory:
             self._trouble = ""
 
     def tell_keeper(self) -> None:
-        """Until when what is up here may be up. Our own lease counts, or that of the life that left it up."""
+        """Until when what is up here may be up: our own lease counts, or that of the life that left it up. And until
+        when an effect may begin."""
         keeper = self.desk.ports.keeper
+        lock = (self.claim.term, self.claim.begin_by) if self.claim.held else None
         if not self.may_be_up and not self.work.reach:
-            keeper.down(self.spec.name)
+            keeper.down(self.spec.name, lock)
         elif self.fate is not None:
-            keeper.lease(self.spec.name, self.fate, self.fate)
+            keeper.lease(self.spec.name, self.fate, self.fate, lock)
         elif self.claim.term:
-            keeper.lease(self.spec.name, self.claim.lost_at, self.spec.timing.hard_at(self.claim.sent))
+            keeper.lease(self.spec.name, self.claim.lost_at, self.spec.timing.hard_at(self.claim.sent), lock)
         elif self.limits is not None:
             keeper.lease(self.spec.name, *self.limits)
 

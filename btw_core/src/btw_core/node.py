@@ -28,7 +28,7 @@ from .kept import Kept, Lag, promise
 from .manager import Manager
 from .plugins import open_store
 from .ports import EnableAsked, HaltAsked, Ports, Report
-from .pulse import LEFT, STALE
+from .pulse import LEFT, PULSE, STALE
 from .resource import ConfigError, Problem
 from .settings import Setup
 from .steady import steady
@@ -78,8 +78,9 @@ class Node:
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
         state = setup.places.state / self.node
         self._me = incarnation(self.node, self.names[0], state, promise(keeper))
+        pulse = setup.places.run / self.node / f"{self.names[0]}.pulse"
         self._kept = Kept(
-            setup.places.run / self.node / f"{self.names[0]}.pulse",
+            pulse,
             self._me,
             self.names,
             keeper,
@@ -94,6 +95,7 @@ class Node:
             cgroup=self._me.cgroup,
             deliver=self._deliver,
             arguments=[*arguments, *self.names],
+            environment=os.environ | {PULSE: str(pulse)},
         )
         opener = partial(open_store, setup.lock, setup.config.plugins)
         self._store = LateStore(setup.lock, self._store_opened, opener)

@@ -1,4 +1,4 @@
-"""What an operation process does: one start, stop or heal of one resource, or one sweep, survey or fence.
+"""What an operation process does: one start, stop, heal or fence of one resource, or one sweep, survey or fence.
 
 Runs in a process of its own that may be killed at any moment; all waiting here ends before the operation's deadline, so
 that it can still say what it waited for.
@@ -23,8 +23,9 @@ from .command import alive, describe, proc_stat
 from .containment import OBSERVER, ZYGOTE, Containment, containment, kill_process, machine_id, operation_of
 from .context import RealContext
 from .explain import processes
+from .hold import Hold
 from .ports import Operation
-from .resource import CannotTell, Context, Failed, Problem, Process, Resource
+from .resource import CannotTell, Context, Failed, Former, Problem, Process, Resource
 from .types import PackageSpec, Status, Verb
 from .wire import Result, bounded
 
@@ -72,9 +73,15 @@ def explain(error: BaseException, resource: Resource) -> str:
 
 
 def perform(
-    operation: Operation, inventory: Inventory, here: Containment, place: str, log: Callable[[str], None]
+    operation: Operation,
+    inventory: Inventory,
+    here: Containment,
+    place: str,
+    log: Callable[[str], None],
+    pulse: str = "",
 ) -> Result:
-    """Carry it out. `place` is the operation's own. Never raises, except MemoryError and the like from btw itself."""
+    """Carry it out. `place` is the operation's own, `pulse` the path of the manager's pulse. Never raises, except
+    MemoryError and the like from btw itself."""
     begun = boottime()
     end = operation.deadline or begun + UNLIMITED
     end -= min(0.3, 0.1 * max(0.0, end - begun))  # what is left over is for saying how it ended
@@ -83,12 +90,14 @@ def perform(
     error = ""
     match operation.verb:
         case Verb.START | Verb.STOP | Verb.HEAL:
-            error = _work(operation, inventory, state, end, log)
+            error = _work(operation, inventory, state, end, log, pulse)
         case Verb.SURVEY:
             survivors = _described(here.members(operation.package), {place})
         case Verb.SWEEP:
             survivors = _sweep(lambda: _members(here, operation), {place}, here, end, log)
             error = _survived(survivors)
+        case Verb.FENCE if operation.resource:
+            error = _work(operation, inventory, state, end, log, pulse)
         case Verb.FENCE:
             error, survivors = _fence(operation, place, end, log)
     kept_state: dict[str, Any] | None = state if state != operation.state else None
@@ -102,11 +111,17 @@ def perform(
     return Result(id=operation.id, error=error, state=kept_state, survivors=survivors)
 
 
-# ---- start, stop, heal ------------------------------------------------------------------------------------------
+# ---- start, stop, heal, fence by a resource ------------------------------------------------------------------------
 def _work(
-    operation: Operation, inventory: Inventory, state: dict[str, Any], end: float, log: Callable[[str], None]
+    operation: Operation,
+    inventory: Inventory,
+    state: dict[str, Any],
+    end: float,
+    log: Callable[[str], None],
+    pulse: str,
 ) -> str:
     """Returns what went wrong, "" for nothing."""
+    hold = Hold(pulse, operation.package, operation.term, operation.not_after)
 
     def context(verb: Verb | None) -> RealContext:
         return RealContext(
@@ -123,6 +138,7 @@ def _work(
             log=log,
             service_log=f"{inventory.logs}/{operation.package}.log" if inventory.logs else "",
             holders=operation.holders if verb else {},
+            lost=hold.trouble,
         )
 
     try:
@@ -134,15 +150,17 @@ def _work(
     try:
         # cast: Context.run's `Sequence[str] | str` is the same type as RealContext's alias
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            ctx.recheck()  # forked late, or frozen since
             if operation.verb is Verb.STOP:
                 resource.stop(cast(Context, ctx))
                 _verify(resource, cast(Context, context(None)))
-            elif operation.not_after and boottime() >= operation.not_after:
-                return "the lock had run out before this could begin"
             elif operation.verb is Verb.START:
                 resource.start(cast(Context, ctx))
-            else:
+            elif operation.verb is Verb.HEAL:
                 cast(Any, resource).heal(ctx)
+            else:
+                assert operation.target is not None
+                cast(Any, resource).fence(ctx, Former(node=operation.target.node))
     except BaseException as failure:  # noqa: BLE001 - foreign code; SystemExit and the like are defects as well
         return explain(failure, resource)
     finally:

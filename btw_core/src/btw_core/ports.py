@@ -33,13 +33,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     id: str  # unique for ever: nonce, counter
     package: str
     verb: Verb
-    resource: str = ""  # start, stop, heal
+    resource: str = ""  # start, stop, heal; fence by a resource
     term: int = 0
     reason: Reason = Reason.NONE
     deadline: float = 0.0  # the manager kills it then; what ctx.remaining() counts down to
-    not_after: float = 0.0  # start, heal: do not begin any effect at or after this instant (sent + T); 0 = no limit
+    not_after: float = 0.0  # no effect begins from then on, as far as was known when it was ordered; 0 = no limit
     state: dict[str, Any] = {}  # of this resource
-    holders: dict[str, tuple[str, ...]] = {}  # start, stop, heal: see Context.holders
+    holders: dict[str, tuple[str, ...]] = {}  # with a resource: see Context.holders
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
@@ -183,6 +183,10 @@ class Journal(Protocol):
         ...
 
 
+#: A term that is held, and the instant before which an effect under it may begin.
+Lock = tuple[int, float]
+
+
 class Keeper(Protocol):
     """Who watches over this manager, through the pulse. No method blocks (memory only)."""
 
@@ -198,13 +202,13 @@ class Keeper(Protocol):
         `hard`; infinite when none was told. None: nothing is known, so they may have passed."""
         ...
 
-    def lease(self, package: str, lost_at: float, hard: float) -> None:
+    def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         """The package may be up from now on. Its lock counts as lost at `lost_at`; what is up at `hard` (H) is cut
-        off, by the keeper if nobody else does it."""
+        off, by the keeper if nobody else does it. `lock`: for the operations that run; None: it is not held."""
         ...
 
-    def down(self, package: str) -> None:
-        """It is verified down."""
+    def down(self, package: str, lock: Lock | None = None) -> None:
+        """It is verified down. `lock`: as above."""
         ...
 
 
@@ -219,10 +223,10 @@ class Unkept:
     def former(self, package: str) -> tuple[float, float] | None:
         return inf, inf
 
-    def lease(self, package: str, lost_at: float, hard: float) -> None:
+    def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         pass
 
-    def down(self, package: str) -> None:
+    def down(self, package: str, lock: Lock | None = None) -> None:
         pass
 
 

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, TypeVar
 LEFT = 79
 #: In a manager's environment: the command of its keeper, as JSON.
 KEEPER = "BTW_KEEPER"
+#: In a zygote's environment: the path of its manager's pulse.
+PULSE = "BTW_PULSE"
 #: Seconds after which a keeper that has not beaten counts as gone.
 STALE = 2.0
 
@@ -58,6 +60,8 @@ class Manager(NamedTuple):
     ended: int | None = None  # its exit code, written last
     said: str = ""  # a line about its packages
     leases: Mapping[str, tuple[float, float]] = {}  # package that may be up -> lost_at, hard
+    #: Package whose lock is held -> its term, and the instant before which an effect may begin. None: not said.
+    locks: Mapping[str, tuple[int, float]] | None = None
 
 
 class Keeper(NamedTuple):
@@ -77,13 +81,13 @@ _FIRST = {Manager: 0, Keeper: 2}  # number of the half's first place
 class Pulse:
     """An open pulse. What was written in another boot counts as nothing: nothing is up after a reboot."""
 
-    def __init__(self, path: Path, descriptor: int, boot: str) -> None:
+    def __init__(self, path: Path, descriptor: int, boot: str, access: int = mmap.ACCESS_DEFAULT) -> None:
         """`descriptor` is given away. Raises ValueError: the file is too short."""
         self.path, self.descriptor, self._boot = path, descriptor, boot
         if os.fstat(descriptor).st_size < SIZE:
             os.close(descriptor)
             raise ValueError(f"{path} is too short for a pulse")
-        self._map = mmap.mmap(descriptor, SIZE)
+        self._map = mmap.mmap(descriptor, SIZE, access=access)
         self._next = {half: self._highest(half)[0] + 1 for half in _FIRST}
 
     @classmethod
@@ -114,12 +118,19 @@ class Pulse:
         """For a manager, and whoever wants to look. Raises OSError, ValueError (too short)."""
         return cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), boot)
 
+    @classmethod
+    def look(cls, path: Path, boot: str) -> Pulse:
+        """For whoever only reads. Raises OSError, ValueError (too short)."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        return cls(path, os.open(path, flags), boot, mmap.ACCESS_READ)
+
     def manager(self) -> Manager | None:
         """None: nothing of this boot can be read."""
         half = self._read(Manager)
         if half is None:
             return None
-        return half._replace(leases={name: (float(a), float(b)) for name, (a, b) in half.leases.items()})
+        locks = half.locks and {name: (int(a), float(b)) for name, (a, b) in half.locks.items()}
+        return half._replace(leases={name: (float(a), float(b)) for name, (a, b) in half.leases.items()}, locks=locks)
 
     def keeper(self) -> Keeper | None:
         """None: nothing of this boot can be read."""
@@ -185,12 +196,17 @@ class Pulse:
         for _ in range(_TRIES):
             if self._short():
                 break
-            first = _FIRST[kind] * _PLACE
-            views = (bytes(self._map[first + n * _PLACE : first + (n + 1) * _PLACE]) for n in (0, 1))
+            views = (self._place(_FIRST[kind] + n) for n in (0, 1))
             valid = [found for view in views if (found := content(view)) is not None]
             if valid:
                 return max(valid, key=lambda found: found[0])
         return 0, None
+
+    def _place(self, number: int) -> bytes:
+        """What of it is in use."""
+        begin = number * _PLACE
+        length: int = _HEADER.unpack_from(self._map, begin)[1]
+        return self._map[begin : begin + _HEADER.size + min(length, LARGEST)]
 
     def _short(self) -> bool:
         return os.fstat(self.descriptor).st_size < SIZE

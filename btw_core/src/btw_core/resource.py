@@ -71,6 +71,12 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     start_time: int
 
 
+class Former(msgspec.Struct, frozen=True, kw_only=True):
+    """Who held the package's lock, did not give it back, and is not known to be down."""
+
+    node: str
+
+
 class Context(Protocol):
     """What a method may know and use. It never sees the lock."""
 
@@ -89,6 +95,12 @@ class Context(Protocol):
 
     def remaining(self) -> float:
         """Seconds left until this operation is killed, at least 0."""
+        ...
+
+    def recheck(self) -> None:
+        """Call it right before each effect: raises Failed unless the lock is still held at this very instant, and there
+        is time for what begins now to be cut off. An operation may have stood still since it was ordered, or last
+        longer than a lease. Costs microseconds, does not block. Never refuses in stop and in status."""
         ...
 
     def log(self, text: str) -> None:
@@ -165,6 +177,10 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return ()
 
     # optional:  heal(ctx) -> None    put back what vanished while running; raises Failed = the package has failed
+    #            fence(ctx, former: Former) -> None   make sure that no effect on this resource is possible any more of
+    #                                      `former`, nor of any other holder of a term below ctx.term, whatever state
+    #                                      that node is in; under the lock, before anything is started; ctx.state is
+    #                                      empty; may be repeated; raises Failed = that is not certain, nothing starts
     #            watch(ctx) -> list[int]   descriptors that become readable when `status` should be asked again;
     #                                      they are owned by the observer, which closes them
 

@@ -26,12 +26,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     simulated: tuple[str, ...] = ()
 
 
-def table(timing: Timing, lock: str, self_fence: str, fenced_on_disk: bool) -> list[Row]:
+def table(
+    timing: Timing, lock: str, self_fence: str, fenced_on_disk: bool, disk_pays: bool = False
+) -> list[Row]:
     """The rows for a package with this timing on nodes with this `lock` (scheme:rest) and `self_fence`.
-    `fenced_on_disk`: its shared disks refuse a node that lost them. Raises ValueError for an unknown self_fence."""
+    `fenced_on_disk`, `disk_pays`: see faults.Case. Raises ValueError for an unknown self_fence."""
     if self_fence not in SELF_FENCE:
         raise ValueError(f'self_fence "{self_fence}": allowed: {", ".join(SELF_FENCE)}')
-    case = Case(timing, lock.partition(":")[0] == "local", self_fence, fenced_on_disk)
+    case = Case(timing, lock.partition(":")[0] == "local", self_fence, fenced_on_disk, disk_pays)
     rows = []
     for fault in FAULTS:
         two, one = fault.cells(case)
@@ -78,16 +80,19 @@ def summary(rows: Iterable[Row]) -> str:
 
 
 def markdown() -> str:
-    """What docs/safety.md shows: for which fault which self_fence keeps which promise, and two examples."""
+    """What docs/safety.md shows: for which fault which self_fence keeps which promise, and three examples."""
     tables = [table(Timing(watchdog=10.0 * (each == "watchdog")), "etcd:", each, False) for each in SELF_FENCE]
+    tables.append(table(Timing(), "etcd:", "none", True, True))
     tables.append(table(Timing(), "local:", "none", False))
-    lines = ["| fault | " + " | ".join(map(str, (*SELF_FENCE, "one computer"))) + " |", "|---" * 6 + "|"]
+    columns = (*SELF_FENCE, "none, and the disk is fenced", "one computer")
+    lines = ["| fault | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for rows in zip(*tables, strict=True):
         marks = [", ".join(word for word, cell in (("two", r.two), ("one", r.one)) if not cell.kept) for r in rows]
         lines.append(f"| {rows[0].fault} | {' | '.join(marks)} |")
     examples = (
         ('A cluster with `self_fence = "none"`, the default', tables[0]),
         ('A cluster with `self_fence = "watchdog"` and a watchdog of 10 s', tables[3]),
+        ('A cluster with `self_fence = "none"`; the package has a `scsi_pr`, file systems and programs', tables[4]),
     )
     for title, rows_ in examples:
         lines += ["", f"## {title}", "```text", text(rows_), "```"]

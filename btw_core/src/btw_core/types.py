@@ -70,7 +70,7 @@ class Verb(StrEnum):
     HEAL = "heal"
     SWEEP = "sweep"  # kill what the package's operations left behind; say what survives
     SURVEY = "survey"  # only say what survives
-    FENCE = "fence"  # make sure that another incarnation on this computer is dead
+    FENCE = "fence"  # make sure that another incarnation on this computer is dead, or shut out by a resource
 
 
 class ResourceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +80,8 @@ class ResourceSpec(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     shared: bool = False  # touches what other machines can touch
     heals: bool = False  # has a `heal` method
+    fences: bool = False  # has a `fence` method
+    layer: str = "program"
     start_timeout: float | None = None
     stop_timeout: float | None = None
 
@@ -93,6 +95,21 @@ class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_stop_failure: str = "hold"  # or "fence"
     description: str = ""
     path: str = ""
+
+    @property
+    def fences(self) -> tuple[str, ...]:
+        """The resources that can shut out a former holder on the disk."""
+        return tuple(r.name for r in self.resources if r.fences)
+
+    @property
+    def beyond_the_disk(self) -> tuple[str, ...]:
+        """What else of it touches what other machines can touch: a node that only its disk refuses still has that."""
+        return tuple(r.name for r in self.resources if r.shared and r.layer not in ("fencing", "storage"))
+
+    @property
+    def disk_pays(self) -> bool:
+        """A former holder that the disk refuses can meet its successor nowhere."""
+        return bool(self.fences) and not self.beyond_the_disk
 
 
 class Incarnation(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
     python -m btw_core.zygote CHANNEL HOME CGROUP LOADER [ARGUMENT...]
 
 CHANNEL is the descriptor of its end of the SOCK_SEQPACKET pair, CGROUP the directory of `containment` ("" = none),
-LOADER is `module:function`; the function gets the arguments and returns an Inventory. Single-threaded: a process with
-threads must not fork and go on in Python.
+LOADER is `module:function`; the function gets the arguments and returns an Inventory. BTW_PULSE in the environment: the
+manager's pulse, for its operations. Single-threaded: a process with threads must not fork and go on in Python.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_o
 from .observer import Observer
 from .operation import Inventory, Stock, perform
 from .ports import Operation
+from .pulse import PULSE
 from .resource import ConfigError, Problem
 from .steady import ordinary
 
@@ -108,8 +109,8 @@ class _Child:
 class Zygote:
     """`run` serves the channel until its end."""
 
-    def __init__(self, channel: socket.socket, inventory: Inventory, here: Containment) -> None:
-        self._channel, self._inventory, self._here = channel, inventory, here
+    def __init__(self, channel: socket.socket, inventory: Inventory, here: Containment, pulse: str) -> None:
+        self._channel, self._inventory, self._here, self._pulse = channel, inventory, here, pulse
         self._manager = os.getppid()
         self._children: list[_Child] = []
         self._outbox: deque[wire.Packet] = deque()
@@ -176,7 +177,7 @@ class Zygote:
                 wire.send(self._channel, line, 1.0)
 
             try:
-                result = perform(operation, self._inventory, self._here, place, log)
+                result = perform(operation, self._inventory, self._here, place, log, self._pulse)
             except OSError as error:  # /proc or the cgroup file system refuses: nothing is known, so it failed
                 result = wire.Result(id=operation.id, error=f"{operation.verb}: {error}")
             return 0 if wire.send(self._channel, result, 60.0) else 74
@@ -355,7 +356,7 @@ def main() -> NoReturn:
     os.chdir("/")  # hold no file system that a stop may have to unmount
     gc.collect()
     gc.freeze()  # so that collections in the children do not copy every page
-    Zygote(socket.socket(fileno=int(channel)), inventory, here).run()
+    Zygote(socket.socket(fileno=int(channel)), inventory, here, os.environ.get(PULSE, "")).run()
     os._exit(0)
 
 

@@ -59,7 +59,7 @@ def _text(report: Report, named: bool) -> str:
     for timing, names in report.timings():
         blocks.append(f"Worst failover of {', '.join(names)}, when its node vanishes:\n{timeline(timing)}")
     for timing, fenced, names in report.cases():
-        rows = table(timing, report.lock, report.self_fence, fenced)
+        rows = table(timing, report.lock, report.self_fence, *fenced)
         where = f"{', '.join(names)} with lock {report.lock.partition(':')[0]}, self_fence {report.self_fence}"
         if named:
             head = f"What keeps the promises of {where}, when a fault strikes the node that runs it; seconds: at most."
@@ -104,8 +104,9 @@ def _json(report: Report) -> dict[str, Any]:
                 "packages": names,
                 "lock": report.lock,
                 "self_fence": report.self_fence,
-                "fenced_on_disk": fenced,
-                "rows": msgspec.to_builtins(table(timing, report.lock, report.self_fence, fenced)),
+                "fenced_on_disk": fenced[0],
+                "disk_pays": fenced[1],
+                "rows": msgspec.to_builtins(table(timing, report.lock, report.self_fence, *fenced)),
             }
             for timing, fenced, names in report.cases()
         ],

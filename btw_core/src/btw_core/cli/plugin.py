@@ -95,6 +95,7 @@ def _detail(plugins: Plugins, each: Found) -> dict[str, Any]:
         "layer": cls.layer,
         "shared": cls.shared,
         "heals": hasattr(cls, "heal"),
+        "fences": hasattr(cls, "fence"),
         "watches": hasattr(cls, "watch"),
         "parameters": [msgspec.to_builtins(parameter) for parameter in parameters(cls)],
     }
@@ -126,6 +127,7 @@ def _explained(said: dict[str, Any]) -> str:
 _TRAITS = {
     "shared": "touches what other machines can touch: needs a lock that somebody chose",
     "heals": "can put back what vanished while running (heal)",
+    "fences": "shuts out former holders of the lock (fence)",
     "watches": "notices changes by itself (watch)",
 }
 

@@ -14,7 +14,8 @@ class FakeContext(RealContext):
     """Runs real commands as the real one does; collects the journal's lines in `lines`.
 
     `verb=None` is what `status` and `watch` see. `seconds` are left until the deadline; None: no deadline. `state` may
-    be handed from one context to the next, as the core does from one operation to the next.
+    be handed from one context to the next, as the core does from one operation to the next. `rechecks` counts how often
+    the lock was asked for; `lose_lock` takes it away.
     """
 
     def __init__(
@@ -32,6 +33,8 @@ class FakeContext(RealContext):
         holders: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.lines: list[str] = []
+        self.rechecks = 0
+        self._loses_at: int | None = None
         super().__init__(
             cluster="test",
             node="node1",
@@ -46,8 +49,18 @@ class FakeContext(RealContext):
             log=self.lines.append,
             service_log=service_log,
             holders=holders,
+            lost=self._asked,
         )
         self.set_remaining(seconds)
+
+    def lose_lock(self, after: int = 0) -> None:
+        """From now on `recheck` refuses, after so many times that it does not."""
+        self._loses_at = self.rechecks + after
+
+    def _asked(self) -> str:
+        self.rechecks += 1
+        lost = self._loses_at is not None and self.rechecks > self._loses_at
+        return "the lock has run out: taken away by the test" if lost else ""
 
     def set_remaining(self, seconds: float | None) -> None:
         """Move the deadline to so many seconds from now."""

@@ -10,7 +10,7 @@ from typing import Any
 from .. import lease
 from ..desk import Desk
 from ..lease import PackageRecord, SessionRecord, View
-from ..ports import Look, Operation, OperationEnded, Ports, StoreAnswered, StoreCall
+from ..ports import Lock, Look, Operation, OperationEnded, Ports, StoreAnswered, StoreCall
 from ..store import Record
 from ..types import Saved
 
@@ -137,6 +137,7 @@ class MemoryKeeper:
         self.lives = True
         self.window = 0.0
         self.told: dict[str, tuple[float, float]] = {}  # who may be up, until when
+        self.locks: dict[str, Lock | None] = {}  # which term operations may go on under, until when
         self.left: dict[str, tuple[float, float] | None] = {}  # what a former life had told
 
     def attached(self) -> bool:
@@ -145,11 +146,13 @@ class MemoryKeeper:
     def former(self, package: str) -> tuple[float, float] | None:
         return self.left.get(package, (inf, inf))
 
-    def lease(self, package: str, lost_at: float, hard: float) -> None:
+    def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         self.told[package] = lost_at, hard
+        self.locks[package] = lock
 
-    def down(self, package: str) -> None:
+    def down(self, package: str, lock: Lock | None = None) -> None:
         self.told.pop(package, None)
+        self.locks[package] = lock
 
 
 class ListJournal:

@@ -73,6 +73,7 @@ class Storm(Adversary):
         self.calm = False
         self.gap = self.random.uniform(3, 25)
         broken = disasters.breaking(world.self_fence, kept=world.kept)
+        self.mortal = "crash" not in broken  # a manager may end while something of it is up
         kinds = [kind for kind in disasters.KINDS if kind not in broken]
         self.kinds = self.random.sample(kinds, self.random.randint(2, 9))
         self.bad = {verb: self.random.choice([0.0, 0.0, 0.1, 0.4]) for verb in (Verb.START, Verb.STOP, Verb.HEAL)}
@@ -162,7 +163,10 @@ class Storm(Adversary):
             if life is None or not life.alive:
                 continue
             if any(c.left for c in life.manager.controllers.values()):
-                life.die("begun again by a person, with all its packages")
+                if self.mortal:
+                    life.die("begun again by a person, with all its packages")
+                else:
+                    life.deliver(HaltAsked(cause="a person begins it again"))
                 continue
             for name, controller in life.manager.controllers.items():
                 state = controller.situation.state

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...ports import Look, Looked, Operation, OperationEnded, ResourceHealth
 from ...types import PackageSpec, Status, Verb
+from .fencing import OVER
 
 if TYPE_CHECKING:
     from .node import Life, Node
@@ -115,6 +116,8 @@ class SimExecutor:
         part = self.node.part(package, resource)
         if part.mood == "":
             return ResourceHealth(resource=resource, status=None)
+        if part.up and self.world.disks.preempted(self.node.name, package, resource):
+            return ResourceHealth(resource=resource, status=Status.CRITICAL)
         return ResourceHealth(resource=resource, status=Status(part.mood) if part.up else Status.DOWN)
 
     # ---- start, heal, stop
@@ -122,8 +125,8 @@ class SimExecutor:
         operation, node, world = run.operation, self.node, self.world
         if node.running.get(operation.id) is not run:
             return
-        if operation.verb in BEGINNING and operation.not_after and self._life.clock.now() >= operation.not_after:
-            self._end(run, "the lock had run out before this could begin")
+        if operation.verb in BEGINNING and self._lost(operation):
+            self._end(run, OVER)
             return
         plan = world.adversary.plan(node, operation)
         run.stiff_until = world.scheduler.now + plan.stiff
@@ -147,12 +150,36 @@ class SimExecutor:
             part.up = ""
             self._end(run, "")
             return
+        if self.world.disks.fences(operation.package, operation.resource) and (error := self._seize(operation)):
+            self._end(run, error)
+            return
         if plan.outcome in ("ok", "late") and not part.up:
             part.up = operation.id
         elif plan.outcome == "half":
             part.remnants[operation.id] = now + (self._random.random() * 20 if self._random.random() < 0.2 else 0.0)
         if plan.outcome != "late":
             self._end(run, "" if plan.outcome == "ok" else "did not start")
+
+    def _lost(self, operation: Operation) -> bool:
+        """As `Hold` finds it."""
+        now = self._life.clock.now()
+        if operation.package not in self.node.locks:
+            return bool(operation.not_after) and now >= operation.not_after
+        lock = self.node.locks[operation.package]
+        return lock is None or lock[0] != operation.term or now >= lock[1]
+
+    def _seize(self, operation: Operation) -> str:
+        """What start, heal and fence of a resource that fences do to the disk, right after they have asked for the
+        lock; why not."""
+        if self._lost(operation):
+            return OVER
+        self.world.judge.seizes(self._life, operation)
+        package, heals = operation.package, operation.verb is Verb.HEAL
+        error = self.world.disks.seize(package, self.node.name, operation.term, heals=heals)
+        for resource in self.world.spec(package).resources if not error else ():
+            if self.node.active(package, resource.name):  # the disk takes its writes again
+                self.world.judge.possible(self.node, package, resource.name)
+        return error
 
     def _end(self, run: Running, error: str, survivors: tuple[str, ...] = ()) -> None:
         del self.node.running[run.operation.id]
@@ -166,6 +193,10 @@ class SimExecutor:
             return
         if operation.verb is Verb.SURVEY:
             self._end(run, "", node.alive(operation.package, but=run))
+            return
+        if operation.verb is Verb.FENCE and operation.resource:
+            seconds = 0.02 + 0.5 * self._random.random()
+            world.scheduler.after(seconds, lambda: self._shut_out(run))
             return
         where, only, error = node, operation.only, ""
         if operation.verb is Verb.FENCE:
@@ -183,6 +214,10 @@ class SimExecutor:
             return
         where.kill_all(operation.package, only, but=run)
         self._wait_for(run, where, only)
+
+    def _shut_out(self, run: Running) -> None:
+        if self.node.running.get(run.operation.id) is run:
+            self._end(run, self._seize(run.operation))
 
     def _wait_for(self, run: Running, where: Node, only: tuple[str, ...]) -> None:
         """Until all is gone or nearly no time is left."""

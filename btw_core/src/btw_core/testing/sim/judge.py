@@ -90,6 +90,13 @@ class Judge:
         if last is not None and (operation.term < last.term or (operation.term == last.term and last.node != here)):
             self.fail(f"effect of term {operation.term} on {here} after one of term {last.term} on {last.node}")
         self._begun[key] = Begun(operation.term, here)
+        self._in_time(life, operation)
+
+    def seizes(self, life: Life, operation: Operation) -> None:
+        """It takes a disk for itself now."""
+        self._in_time(life, operation)
+
+    def _in_time(self, life: Life, operation: Operation) -> None:
         limit = self._sent(life, operation.package) + self.world.spec(operation.package).timing.timeout
         if life.clock.now() >= limit:
             self.fail(f"{operation.verb} of {operation.package} begins {life.clock.now() - limit:.3f} s after sent + T")
@@ -106,8 +113,11 @@ class Judge:
         return node.name in self.excused.get(package, ()) and not self._believes(node.life, package)
 
     def down(self, node: Node, package: str, verbs: tuple[Verb, ...] = CHANGING) -> bool:
-        """Truly: nothing up, and no such operation alive."""
+        """Truly: nothing up, and no such operation alive; or the disk, which is all that it shares, refuses the node,
+        and what is alive there asks for the lock before it could change that."""
         spec = self.world.spec(package)
+        if spec.disk_pays and self.world.disks.shut_out(node.name, package):
+            return True
         return not any(node.active(package, r.name) for r in spec.resources) and not any(
             run.operation.package == package and run.operation.verb in verbs for run in node.running.values()
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...keeper_rules import Seen, decide
+from ...ports import Lock
 
 if TYPE_CHECKING:
     from .node import Life, Node
@@ -22,6 +23,7 @@ class SimPulse:
         self._life, self._node = life, life.node
         self.window = life.world.window
         self._former = dict(life.node.leases)
+        life.node.locks = dict.fromkeys(life.node.locks)
 
     def attached(self) -> bool:
         keeper = self._node.keeper
@@ -32,11 +34,13 @@ class SimPulse:
             return float("inf"), float("inf")
         return self._former.get(package)
 
-    def lease(self, package: str, lost_at: float, hard: float) -> None:
+    def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         self._node.leases[package] = (lost_at, hard)
+        self._node.locks[package] = lock
 
-    def down(self, package: str) -> None:
+    def down(self, package: str, lock: Lock | None = None) -> None:
         self._node.leases.pop(package, None)
+        self._node.locks[package] = lock
 
 
 class SimKeeper:

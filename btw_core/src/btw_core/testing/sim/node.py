@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ...manager import Manager
-from ...ports import ExecutorLost, OperationEnded, Ports, Report
+from ...ports import ExecutorLost, Lock, OperationEnded, Ports, Report
 from ...types import Incarnation, Saved
 from .clock import LocalClock
 from .disk import SimDisk, State
@@ -51,6 +51,7 @@ class Computer:
             node.running.clear()
             node.parts.clear()
             node.leases.clear()
+            node.locks.clear()
             if node.keeper is not None:
                 node.keeper.booted()
 
@@ -65,7 +66,8 @@ class Node:
         self.line = Line()
         self.observer = ""  # "", slow, silent
         self.sluggish = 0.0  # an operation may begin so many seconds late: a loaded machine
-        self.leases: dict[str, tuple[float, float]] = {}  # the managers' half of the pulse
+        self.leases: dict[str, tuple[float, float]] = {}  # the managers' half of the pulse,
+        self.locks: dict[str, Lock | None] = {}  # and what operations read there
         self.keeper: SimKeeper | None = None
         self.parts: dict[tuple[str, str], Part] = {}
         self.running: dict[str, Running] = {}
@@ -77,7 +79,9 @@ class Node:
         return self.parts.setdefault((package, resource), Part())
 
     def active(self, package: str, resource: str) -> bool:
-        """An effect of the resource is possible here now."""
+        """An effect of the resource is possible here now, one that could meet another node's."""
+        if self.world.disks.refuses(self.name, package, resource):
+            return False
         part = self.parts.get((package, resource))
         if part is not None and (part.up or part.remnants):
             return True

@@ -15,6 +15,7 @@ from ...timing import Timing
 from ...types import PackageSpec, ResourceSpec
 from .adversary import Adversary
 from .clock import LocalClock, Scheduler
+from .fencing import Disks
 from .judge import Judge, Violation
 from .keeper import SimKeeper
 from .node import Computer, Life, Node
@@ -80,7 +81,11 @@ class World:
             self.specs = tuple(_with_watchdog(spec, self.window) for spec in self.specs)
         if self.self_fence in ("reboot", "watchdog") and level.random() < 0.4:
             self.specs = tuple(msgspec.structs.replace(spec, on_stop_failure="fence") for spec in self.specs)
+        if not setting.specs:
+            shared = Random(f"{seed} disk")
+            self.specs = tuple(_on_a_disk(spec, shared) for spec in self.specs)
         self._specs = {spec.name: spec for spec in self.specs}
+        self.disks = Disks(self._specs)
         self.judge = Judge(self)
         self.store = SimStore(self.judge.committed)
         self.nodes: dict[str, Node] = {}
@@ -168,6 +173,21 @@ def _package(random: Random, name: str) -> PackageSpec:
         for n in range(random.randint(1, 3))
     )
     return PackageSpec(name=name, timing=timing, resources=resources)
+
+
+def _on_a_disk(spec: PackageSpec, random: Random) -> PackageSpec:
+    """Some packages are on a disk whose reservation is their first resource; some of these have an address as well."""
+    if len(spec.resources) == 1 or random.random() < 0.6:
+        return spec
+    layers = ["fencing", *["storage"] * (len(spec.resources) - 1)]
+    if random.random() < 0.4:
+        layers[-1] = "network"
+    replace = msgspec.structs.replace
+    resources = tuple(
+        replace(resource, layer=layer, shared=True, fences=layer == "fencing")
+        for resource, layer in zip(spec.resources, layers, strict=True)
+    )
+    return replace(spec, resources=resources)
 
 
 def _with_watchdog(spec: PackageSpec, window: float) -> PackageSpec:
