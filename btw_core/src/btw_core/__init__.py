@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .resource import ConfigError as ConfigError
     from .resource import Context as Context
     from .resource import Failed as Failed
+    from .resource import Former as Former
     from .resource import Problem as Problem
     from .resource import Process as Process
     from .resource import Resource as Resource
@@ -39,6 +40,7 @@ _WHERE = {
     "Conflict": "store",
     "Context": "resource",
     "Failed": "resource",
+    "Former": "resource",
     "Problem": "resource",
     "Process": "resource",
     "Reason": "types",
@@ -61,6 +63,7 @@ __all__ = [
     "Conflict",
     "Context",
     "Failed",
+    "Former",
     "Problem",
     "Process",
     "Reason",
