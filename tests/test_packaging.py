@@ -5,13 +5,16 @@ Run by `nox -s wheel`, which builds them into the directory BTW_WHEELS; uv and h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -21,6 +24,8 @@ pytestmark = [pytest.mark.wheel, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTIONS = [ROOT / "btw_core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+#: Seconds for what has to happen: generous, for these computers are busy.
+LIMIT = 60.0
 CONFIGURATION_ERROR = 78  # exit code, see docs/design.md
 PACKAGE = """
 [package]
@@ -53,24 +58,50 @@ class Environment:
         (self.btw_dir / "packages").mkdir(parents=True)
         self._uv("venv", "--python", sys.executable, directory / "venv")
 
-    def install(self, wheel: Path) -> None:
-        self._uv("pip", "install", "--python", self.python, "-c", ROOT / "constraints.txt", wheel)
+    def install(self, what: Path | str) -> None:
+        """A wheel, with extras if need be, or a project (which is built apart, with the pinned tools)."""
+        pins = ROOT / "constraints.txt"
+        self._uv("pip", "install", "--python", self.python, "-c", pins, "--build-constraint", pins, what)
 
     def _uv(self, *arguments: str | Path) -> None:
         done = subprocess.run(["uv", *arguments], capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
 
-    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        """Outside the checkout and without anything of this process's environment that names Python things."""
-        environment = {
+    def environment(self) -> dict[str, str]:
+        """Without anything of this process's environment that names Python things."""
+        return {
             "PATH": f"{self.python.parent}:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
             "BTW_DIR": str(self.btw_dir),
         }
+
+    def run(self, *command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Outside the checkout."""
+        environment, place = self.environment(), cwd or self.home
         return subprocess.run(
-            command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
+
+    @contextlib.contextmanager
+    def running(self, package: str) -> Iterator[None]:
+        """`btw run` of the package, ended as by Ctrl-C."""
+        process = subprocess.Popen(
+            ["btw", "run", package],
+            cwd=self.home,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0, output
 
     def btw(self, *arguments: str, code: int = 0) -> str:
         """stdout and stderr of `btw ...`, which must end with `code`."""
@@ -131,6 +162,48 @@ def test_core_and_exec_run_a_package(both: Environment) -> None:
     both.btw("try", "web", "stop")
     assert not flag.exists()
     both.btw("try", "web", "status", code=1)
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end, f"did not happen within {LIMIT:g} s: {what}"
+        time.sleep(0.05)
+
+
+def test_a_newcomer_in_an_empty_directory(core: Environment, capsys: pytest.CaptureFixture[str]) -> None:
+    """`btw plugin new`, its tests as they are, `pip install`, a package with it that `btw run` keeps; the time of each
+    step is printed. Everything that is installed is a built wheel."""
+    took: dict[str, float] = {}
+
+    def step(name: str, since: float) -> float:
+        took[name] = time.monotonic() - since
+        return time.monotonic()
+
+    core.install(f"{wheel('btw_core')}[testing]")
+    at = time.monotonic()
+    core.btw("plugin", "new", "zpool")
+    project = core.home / "btw_zpool"
+    at = step("btw plugin new", at)
+    core.install(project)
+    at = step("pip install", at)
+    tests = core.run("pytest", "-q", cwd=project)
+    assert tests.returncode == 0, tests.stdout + tests.stderr
+    assert "zpool (resource): 19 rules held" in tests.stdout
+    at = step("its tests", at)
+    core.btw("new", "web", "-m", "zpool")
+    file, pool = core.btw_dir / "packages/web.toml", core.home / "pool"
+    file.write_text(file.read_text().replace('path = "/tmp/zpool-example"', f'path = "{pool}"'))
+    core.btw("check", "web")
+    with core.running("web"):
+        until(pool.exists, "btw run starts it")
+        at = step("btw new, check and run until it is up", at)
+        assert "web" in core.btw("status")
+    assert not pool.exists()
+    step("down after Ctrl-C", at)
+    with capsys.disabled():
+        steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in took.items())
+        print(f"\na newcomer's first resource: {sum(took.values()):.1f} s of a computer ({steps})")
 
 
 @pytest.mark.parametrize("source", DISTRIBUTIONS, ids=lambda path: path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from textwrap import dedent
 
 import pytest
 
+import btw_core
+from btw_core import __version__
 from btw_core.plugins import EXTENSIONS, LOCKS, RESOURCES, Plugins, find, load, open_store
 from btw_core.resource import ConfigError, Resource
 
@@ -51,14 +54,18 @@ class Site:
         for module in self._modules:
             sys.modules.pop(module, None)
 
-    def install(self, name: str, points: Mapping[str, list[str]], source: str, version: str = "1.0") -> str:
+    def install(
+        self, name: str, points: Mapping[str, list[str]], source: str, version: str = "1.0", needs: str = ""
+    ) -> str:
         """A distribution with one module, whose entry points have the names in `points`. Returns the module's name."""
         module = f"{name.replace('-', '_')}_{len(self._modules)}"
         self._modules.append(module)
         (self.directory / f"{module}.py").write_text(HEAD + dedent(source))
         info = self.directory / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        rows = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        rows += [f"Requires-Dist: {needs}"] if needs else []
+        (info / "METADATA").write_text("\n".join(rows) + "\n")
         rows = [
             row for group, names in points.items() for row in (f"[{group}]", *(f"{each} = {module}" for each in names))
         ]
@@ -193,6 +200,38 @@ def test_a_defective_plugin_is_named(site: Site, source: str, said: str) -> None
     text = refused("odd")
     assert text.startswith("resource type `odd` (of btw-odd 0.7): ")
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("needs", "remedy"),
+    [
+        ("btw-core>=99.1,<99.2", "pip install --upgrade btw-core"),
+        ("btw_core[testing] (>=99.1)", "pip install --upgrade btw-core"),
+        ("btw-core~=99.1; python_version > '3'", "pip install --upgrade btw-core"),
+        ("btw-core<0.1,>=0.0.9", "pip install --upgrade btw-odd"),
+    ],
+)
+def test_a_plugin_for_another_api_is_refused(site: Site, needs: str, remedy: str) -> None:
+    """Before anything of it is imported, with both versions named, and what to upgrade: pip only warns of it."""
+    site.install("btw-odd", {RESOURCES: ["odd"]}, "raise AssertionError('never import this')", "0.7", needs)
+    text = refused("odd")
+    assert text.startswith("resource type `odd` (of btw-odd 0.7) is made for btw-core ")
+    assert text.endswith(f"and this is btw-core {__version__}; {remedy}")
+
+
+@pytest.mark.parametrize("needs", ["", "btw-core", "btw-core>=0.1,<0.2", "btw-core>=0.1.0", "btw-core-x>=99", "a>=99"])
+def test_a_plugin_for_this_api_is_taken(site: Site, needs: str) -> None:
+    """Bounds that this version keeps, and no bounds at all (the kit of plugins asks for them)."""
+    site.install("btw-pool", {RESOURCES: ["pool"]}, ONE_TYPE.format(cls="Pool", tag="pool"), "1.0", needs)
+    assert Plugins().resource_type("pool").__name__ == "Pool"
+
+
+def test_everything_public_is_there() -> None:
+    """Each name of `btw_core.__all__` can be had, and a type checker is told the same ones."""
+    assert sorted(btw_core.__all__) == sorted(btw_core._WHERE)
+    assert all(getattr(btw_core, name) is not None for name in btw_core.__all__)
+    text = Path(btw_core.__file__).read_text()
+    assert sorted(re.findall(r"import (\w+) as \1", text)) == sorted(btw_core.__all__)
 
 
 def test_a_lock_that_refuses_its_address(site: Site) -> None:

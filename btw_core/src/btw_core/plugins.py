@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import msgspec
 import pluggy
 from stevedore import NamedExtensionManager
 
+from . import __version__
 from .hooks import PROJECT, Hooks
 from .parameters import closest
 from .resource import ConfigError, Problem, Resource
@@ -33,6 +34,9 @@ LAYERS = ("fencing", "storage", "network", "program")
 _GIVES = {"service": "btw-exec", "flag": "btw-exec", "script": "btw-exec"}
 _KNOWN = ("exec", "vip", "fs", "scsi_pr", *_GIVES)
 _RESERVED = ("type", "name")
+#: Requires-Dist of btw-core (PyPA specification "Core metadata"), with or without extras and parentheses, and a bound.
+_NEEDS = re.compile(r"btw[-_.]core\s*(?:\[[^]]*\])?\s*\(?((?:[<>=~!][^;)]*)?)\)?\s*(?:$|;)", re.IGNORECASE)
+_BOUND = re.compile(r"(>=|<|~=)\s*(\d+(?:\.\d+)*)")
 KINDS = {RESOURCES: "resource type", LOCKS: "lock scheme", COMMANDS: "command", EXTENSIONS: "extension"}
 
 
@@ -58,7 +62,7 @@ def find() -> dict[str, dict[str, Found]]:
                 group=group,
                 name=point.name,
                 module=point.value,
-                distribution=_normal(dist.name) if dist else "unknown",
+                distribution=normal(dist.name) if dist else "unknown",
                 version=dist.version if dist else "",
             )
             other = names.setdefault(point.name, each)
@@ -75,15 +79,35 @@ def missing(group: str, name: str, found: dict[str, dict[str, Found]]) -> Proble
     """Why `name` cannot be had, and the pip line or the name that was meant."""
     kind = KINDS[group]
     if group == RESOURCES:
-        distribution = _GIVES.get(name, _normal(f"btw-{name}"))
+        distribution = _GIVES.get(name, normal(f"btw-{name}"))
         meant = closest(name, {*found[group], *_KNOWN})
     else:
-        distribution = _normal(f"btw-lock-{name}" if group == LOCKS else f"btw-{name}")
+        distribution = normal(f"btw-lock-{name}" if group == LOCKS else f"btw-{name}")
         meant = closest(name, found[group])
     if meant and meant != name and name not in _KNOWN:
         installed = ", ".join(sorted(found[group])) or "none"
         return Problem(text=f"{kind} `{name}` is not known (installed: {installed})", remedy=f"did you mean `{meant}`?")
     return Problem(text=f"{kind} `{name}` is not installed", remedy=f"pip install {distribution}")
+
+
+def unfit(each: Found) -> Problem | None:
+    """A plugin made for another version of the API than this one; pip only warns when it brings that about. Looks at
+    the bounds `>=`, `<` and `~=` of what its distribution requires, before anything of it is imported."""
+    try:
+        required = requires(each.distribution) or []
+    except PackageNotFoundError:
+        return None
+    bounds = next((found[1] for text in required if (found := _NEEDS.match(text))), "")
+    here = _release(__version__)
+    for sign, version in _BOUND.findall(bounds):
+        bound = _release(version)
+        older = sign != "<" and here < bound
+        if older or (sign == "<" and here >= bound):
+            text = f"is made for btw-core {bounds.strip()}, and this is btw-core {__version__}"
+            remedy = "pip install --upgrade " + ("btw-core" if older else each.distribution)
+            who = f"{KINDS[each.group]} `{each.name}` (of {each.distribution} {each.version})"
+            return Problem(text=f"{who} {text}", remedy=remedy)
+    return None
 
 
 class Plugins:
@@ -160,7 +184,7 @@ class Plugins:
         problems = []
         resources = self.found[RESOURCES].values()
         for word in restrict:
-            wanted = {_normal(word), f"btw-{_normal(word)}"}
+            wanted = {normal(word), f"btw-{normal(word)}"}
             names = {each.name for each in resources if each.name == word or each.distribution in wanted}
             if not names:
                 problem = missing(RESOURCES, word, self.found)
@@ -175,6 +199,8 @@ class Plugins:
         known = self._manager.get_plugin(each.module)
         if known is not None:
             return known  # type: ignore[no-any-return]
+        if refusal := unfit(each):
+            raise ConfigError([refusal])
         module = _Import(each).module
         try:
             self._manager.register(module, each.module)
@@ -274,10 +300,18 @@ def _defect(each: Found, what: str) -> Problem:
     return Problem(text=f"{who}: {what}", remedy=f"reinstall or upgrade {each.distribution}")
 
 
+def _release(version: str) -> tuple[int, ...]:
+    """Its numbers, without zeros at the end: 0.2.0 is 0.2."""
+    numbers = [int(part) for part in re.findall(r"\d+", version)[: version.count(".") + 1]]
+    while len(numbers) > 1 and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
     """Names of distributions compare so (PyPA specification "Names and normalization")."""
     return re.sub(r"[-_.]+", "-", name).lower()

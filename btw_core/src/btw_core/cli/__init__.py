@@ -22,7 +22,7 @@ COMMANDS = {
     "stop": "Halt packages that a `btw run` keeps on this computer.",
     "events": "Show the journal: every decision with its cause.",
     "check": "Report everything that is wrong with the configuration.",
-    "plugin": "Show resource types, locks and other plugins.",
+    "plugin": "Show what is installed; begin and check plugins.",
     "new": "Write a commented package file.",
     "demo": "Watch a package fail over between two nodes on this computer.",
     "init": "Create a cluster in its lock store, once.",

@@ -1,4 +1,4 @@
-"""`btw plugin`: what is installed, and what its parameters mean."""
+"""`btw plugin`: what is installed, and what its parameters mean; a new plugin, and whether one keeps the rules."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .plugin_check import check
+from .plugin_new import new
+
 if TYPE_CHECKING:
     from ..plugins import Found, Plugins
 
@@ -17,7 +20,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 @click.group
 def command() -> None:
-    """Show plugins: resource types, locks, commands, extensions."""
+    """Show plugins (resource types, locks, commands, extensions), begin one, check one."""
+
+
+command.add_command(new)
+command.add_command(check)
 
 
 @command.command("list")

@@ -31,6 +31,7 @@ class Contract(Rules):
     no_outage: ClassVar[str] = ""
     no_removal: ClassVar[str] = ""
 
+    btw_kit = "store"
     _where = "btw_core.store and its Store"
 
     # ---- overridden by the author of a store

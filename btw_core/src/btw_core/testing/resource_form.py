@@ -39,6 +39,7 @@ class ResourceForm(Rules):
     #: Tables that must be refused, each as (what is said instead, the key at fault): ({"path": "relative"}, "path").
     bad: ClassVar[Sequence[tuple[Mapping[str, Any], str]]] = ()
 
+    btw_kit = "resource"
     _where = "btw_core.resource and its Resource"
 
     @pytest.fixture

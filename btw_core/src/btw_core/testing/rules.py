@@ -16,6 +16,9 @@ class Rules:
     #: Deadline in seconds of what must happen: the computer may be loaded.
     patience: ClassVar[float] = 30.0
 
+    #: What its rules are about, in the summary of a run.
+    btw_kit: ClassVar[str] = ""
+
     _rule = ""
     _where = "btw_core"
 
