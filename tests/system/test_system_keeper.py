@@ -16,12 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, Cluster
 
 from btw_core.clock import boottime
 from btw_core.command import proc_stat
 from btw_core.cutoff import kill
 from btw_core.pulse import start_of
+from system.conftest import LIMIT, Cluster
 
 #: How often the manager is killed in all, every night more often; and how often in one test.
 KILLS, ROUND = int(os.environ.get("BTW_KILLS", "100")), 20
