@@ -102,7 +102,8 @@ def wheel(session: nox.Session) -> None:
     for path in DISTRIBUTIONS:
         with session.chdir(path):
             session.run("hatchling", "build", "-t", "wheel", "-d", str(wheels), env={"SOURCE_DATE_EPOCH": "1700000000"})
-    session.run("pytest", "-m", "wheel", "tests/test_packaging.py", *session.posargs, env={"BTW_WHEELS": str(wheels)})
+    files = ["tests/test_packaging.py", "tests/test_upgrade.py"]
+    session.run("pytest", "-m", "wheel", *files, *session.posargs, env={"BTW_WHEELS": str(wheels)})
 
 
 @nox.session(default=False)

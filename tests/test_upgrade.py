@@ -11,8 +11,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from test_packaging import ROOT, Environment, build, until, wheel
+from test_packaging import ROOT, Environment, until, wheel
 
 pytestmark = [pytest.mark.wheel, pytest.mark.timeout(600)]
 
@@ -96,7 +96,8 @@ def newer(directory: Path) -> Path:
         text, count = re.subn(r'(?m)^((?:__)?version(?:__)? = )"[^"]+"', rf'\1"{NEWER}"', file.read_text())
         assert count == 1, file
         file.write_text(text)
-    build(source, directory)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
+    subprocess.run(command, cwd=source, capture_output=True, timeout=120, check=True)
     return next(directory.glob(f"btw_core-{NEWER}-*.whl"))
 
 
@@ -126,7 +127,7 @@ def test_a_newer_wheel_beneath_a_running_package(tmp_path_factory: pytest.TempPa
             assert environment.btw("status", "web")  # the newer command asks the older manager
             seen = len(events(environment))
             if how == "the manager is killed":
-                os.kill(began["pid"], signal.SIGKILL)
+                os.kill(began["data"]["pid"], signal.SIGKILL)
             else:
                 os.kill(keeper.pid, signal.SIGUSR1)
             until(lambda: "adopted" in str(events(environment)[seen:]), "another manager adopts")
