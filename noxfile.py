@@ -66,14 +66,14 @@ def unit(session: nox.Session) -> None:
 def sim(session: nox.Session) -> None:
     """The simulation: the real manager against faults, in virtual time."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "tests/sim", *session.posargs)
+    session.run("pytest", "-n", "2", "tests/sim", *session.posargs)
 
 
 @nox.session
 def system(session: nox.Session) -> None:
     """Real processes on this computer."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "tests/system", *session.posargs)
+    session.run("pytest", "-n", "2", "tests/system", *session.posargs)
 
 
 @nox.session
@@ -102,7 +102,8 @@ def wheel(session: nox.Session) -> None:
     for path in DISTRIBUTIONS:
         with session.chdir(path):
             session.run("hatchling", "build", "-t", "wheel", "-d", str(wheels), env={"SOURCE_DATE_EPOCH": "1700000000"})
-    session.run("pytest", "-m", "wheel", "tests/test_packaging.py", *session.posargs, env={"BTW_WHEELS": str(wheels)})
+    files = ["tests/test_packaging.py", "tests/test_upgrade.py"]
+    session.run("pytest", "-m", "wheel", *files, *session.posargs, env={"BTW_WHEELS": str(wheels)})
 
 
 @nox.session(default=False)
@@ -114,15 +115,15 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nightly(session: nox.Session) -> None:
-    """A thousand kills of a manager, ten minutes of random faults and twenty outages on a real etcd, booted machines
-    struck ten times, then the simulation over many more seeds: `nox -s nightly -- --seeds 100000`."""
+    """A thousand kills of a manager and ten of everything else, ten minutes of random faults and twenty outages on a
+    real etcd, booted machines struck ten times, then the simulation over 100,000 seeds (or `-- --seeds 20000`)."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "tests/system/test_system_keeper.py", "-k", "killed_again", env={"BTW_KILLS": "1000"})
+    strikes = ["--strikes", "10", "--timeout", "0"]
+    session.run("pytest", "-n", "2", "tests/system/test_system_keeper.py", *strikes, env={"BTW_KILLS": "1000"})
     storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
-    strikes = ["--strikes", "10", "--timeout", "0"]
     session.run("pytest", "tests/vm/test_vm_keeper.py", "tests/vm/test_vm_systemd.py", *strikes)
-    session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "20000"]))
+    session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "100000", "--jobs", "2"]))
 
 
 @nox.session(default=False)

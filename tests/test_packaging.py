@@ -84,7 +84,7 @@ class Environment:
         )
 
     @contextlib.contextmanager
-    def running(self, package: str) -> Iterator[None]:
+    def running(self, package: str) -> Iterator[subprocess.Popen[str]]:
         """`btw run` of the package, ended as by Ctrl-C."""
         process = subprocess.Popen(
             ["btw", "run", package],
@@ -97,7 +97,7 @@ class Environment:
             start_new_session=True,
         )
         try:
-            yield
+            yield process
         finally:
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=LIMIT)

@@ -387,7 +387,15 @@ MUTATIONS = (
 
 
 #: Where the search of those begins that few seeds catch: a little before one that does.
-RARE = {start_not_rechecked: 180, operation_told_of_no_limit: 810}
+RARE = {
+    start_not_rechecked: 180,
+    operation_told_of_no_limit: 810,
+    disk_pays_unseen: 80,
+    disk_pays_for_an_address: 80,
+    watchdog_fed_without_regard_to_h: 130,
+    watchdog_fed_until_h: 310,
+    node_not_fenced_at_h: 130,
+}
 
 
 def test_a_session_elsewhere_taken_as_proof_is_caught() -> None:

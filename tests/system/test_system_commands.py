@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, Cluster
+
+from system.conftest import LIMIT, Cluster
 
 
 def test_run_in_the_background_answers_when_it_returns(cluster: Cluster) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import Cluster, interrupt, seconds_between
+
+from system.conftest import Cluster, interrupt, seconds_between
 
 
 def test_one_of_two_starts_it_and_the_other_follows_a_stop_at_once(

@@ -16,15 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, Cluster
 
 from btw_core.clock import boottime
 from btw_core.command import proc_stat
 from btw_core.cutoff import kill
 from btw_core.pulse import start_of
+from system.conftest import LIMIT, Cluster
 
-#: How often the manager is killed; every night more often.
-KILLS = int(os.environ.get("BTW_KILLS", "20"))
+#: How often the manager is killed in all, every night more often; and how often in one test.
+KILLS, ROUND = int(os.environ.get("BTW_KILLS", "100")), 20
 
 SERVER = """\
 import http.server, os
@@ -129,14 +129,14 @@ def replaced(cluster: Cluster, pid: int) -> bool:
     return cluster.halves("n1")[0].pid != pid
 
 
-@pytest.mark.timeout(60 + 30 * KILLS)
-def test_a_manager_killed_again_and_again(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(60 + 30 * ROUND)
+@pytest.mark.parametrize("seed", range(KILLS // ROUND))
+def test_a_manager_killed_again_and_again(cluster: Cluster, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL at random instants of its life, while it loads, adopts or runs: the next one goes on, with no request
     lost, nothing started twice, and nothing started elsewhere."""
-    seed = int(os.environ.get("BTW_SEED", "4"))
     rng = random.Random(seed)
     with served(cluster, timeout=60) as client:
-        for _ in range(KILLS):
+        for _ in range(ROUND):
             half, _ = cluster.halves("n1")
             # from now on, or from when the next one has begun
             time.sleep(rng.random() * rng.choice((0.1, 1.0, 2.0)))
@@ -150,11 +150,11 @@ def test_a_manager_killed_again_and_again(cluster: Cluster, capsys: pytest.Captu
         undisturbed(cluster, client)
         with capsys.disabled():
             gaps = [b - a for (a, _), (b, _) in pairwise(client.answers)]
-            print(f"\n    seed {seed}: {KILLS} kills, {adopted(cluster)} adoptions, {len(client.answers)} answers, "
+            print(f"\n    seed {seed}: {ROUND} kills, {adopted(cluster)} adoptions, {len(client.answers)} answers, "
                   f"longest gap {max(gaps):.3f} s")
 
 
-def test_a_frozen_manager_is_replaced(cluster: Cluster) -> None:
+def test_a_frozen_manager_is_replaced(cluster: Cluster, strike: int) -> None:
     """SIGSTOP: it is killed when it has not beaten for `stall`, and the next one adopts."""
     with served(cluster) as client:
         half, _ = cluster.halves("n1")
@@ -165,7 +165,7 @@ def test_a_frozen_manager_is_replaced(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_keeper_that_is_lost_is_replaced(cluster: Cluster, number: signal.Signals) -> None:
+def test_a_keeper_that_is_lost_is_replaced(cluster: Cluster, strike: int, number: signal.Signals) -> None:
     """The manager starts another one, which attaches: same manager, and everything goes on as before."""
     with served(cluster) as client:
         half, keeper = cluster.halves("n1")
@@ -181,7 +181,7 @@ def test_a_keeper_that_is_lost_is_replaced(cluster: Cluster, number: signal.Sign
         cluster.until(lambda: start_of(another.pid) != another.start, "the keeper ends with its manager")
 
 
-def test_keeper_and_manager_killed_at_once(cluster: Cluster) -> None:
+def test_keeper_and_manager_killed_at_once(cluster: Cluster, strike: int) -> None:
     """Nobody is left: the other node has it after L, when everything of the first has been ended."""
     with served(cluster, timeout=3) as client:
         manager, keeper = cluster.halves("n1")
@@ -195,7 +195,7 @@ def test_keeper_and_manager_killed_at_once(cluster: Cluster) -> None:
         assert nodes == sorted(nodes), "n1 never answered after n2"
 
 
-def test_a_run_begun_anew_in_time_goes_on(cluster: Cluster) -> None:
+def test_a_run_begun_anew_in_time_goes_on(cluster: Cluster, strike: int) -> None:
     """Keeper and manager killed, and `btw run` called again before the lease has run out: adopted."""
     with served(cluster, timeout=60) as client:
         manager, keeper = cluster.halves("n1")
@@ -210,7 +210,7 @@ def test_a_run_begun_anew_in_time_goes_on(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("what", ["zygote", "observer"])
-def test_helpers_of_the_manager_killed(cluster: Cluster, what: str) -> None:
+def test_helpers_of_the_manager_killed(cluster: Cluster, strike: int, what: str) -> None:
     """They are started again; the package and its manager do not notice."""
     with served(cluster) as client:
         half, _ = cluster.halves("n1")
@@ -223,7 +223,7 @@ def test_helpers_of_the_manager_killed(cluster: Cluster, what: str) -> None:
         undisturbed(cluster, client)
 
 
-def test_an_operation_killed(cluster: Cluster) -> None:
+def test_an_operation_killed(cluster: Cluster, strike: int) -> None:
     """A start that somebody kills has failed: it is undone, and begun again."""
     cluster.script("web", start="test -e $d/second || { touch $d/second $d/hangs; sleep 1000; }", timeout=20)
     cluster.run("n1", "web")

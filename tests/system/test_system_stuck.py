@@ -9,7 +9,8 @@ import signal
 from types import ModuleType
 
 import pytest
-from conftest import Cluster
+
+from system.conftest import Cluster
 
 
 def test_a_stop_that_never_ends_is_explained_and_can_be_ended(cluster: Cluster) -> None:

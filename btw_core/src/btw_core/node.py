@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
+from . import __version__
 from .clock import BootClock
 from .control import Answer, Control, Request
 from .disk import Busy, FileDisk
@@ -184,7 +185,8 @@ class Node:
         await self._control.start()
         self._port.start_watch("packages/")
         names = ", ".join(self.names)
-        self._journal.write("began", cause=f"managing {names}; lock {self._store.description}", pid=self._me.pid)
+        began = f"managing {names}; lock {self._store.description}; btw {__version__}"
+        self._journal.write("began", cause=began, pid=self._me.pid)
         self._kept.began(max(STALE, min((each.timing.timeout - each.timing.pace) / 3 for each in packages)))
         self._schedule()
         code = await self._ended

@@ -1,0 +1,1 @@
+"""Real processes of btw on this computer."""
