@@ -239,7 +239,7 @@ def test_wheels_are_reproducible(source: Path, tmp_path: Path) -> None:
     """The same sources in another directory, with other file times, make the same wheel to the byte."""
     built = wheel(source.name)
     copy = tmp_path / "elsewhere"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".*_cache", "__pycache__"))
     for path in copy.rglob("*"):
         os.utime(path, (time.time() - 1e6, time.time() - 1e6))
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]

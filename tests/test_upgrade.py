@@ -91,7 +91,7 @@ def answers(port: int) -> bool:
 def newer(directory: Path) -> Path:
     """The wheel of this core under a higher version."""
     source = directory / "btw_core"
-    shutil.copytree(ROOT / "btw_core", source, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    shutil.copytree(ROOT / "btw_core", source, ignore=shutil.ignore_patterns(".*_cache", "__pycache__"))
     for file in (source / "pyproject.toml", source / "src/btw_core/__init__.py"):
         text, count = re.subn(r'(?m)^((?:__)?version(?:__)? = )"[^"]+"', rf'\1"{NEWER}"', file.read_text())
         assert count == 1, file
