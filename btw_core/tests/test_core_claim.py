@@ -106,6 +106,36 @@ def test_takes_what_was_released() -> None:
     assert case.record.holder == ME
 
 
+@pytest.mark.parametrize(
+    ("change", "pause", "expected"),
+    [
+        ({"released": True}, 0.0, True),
+        ({"released": True}, TIMING.pace, True),
+        ({"released": True}, TIMING.pace + 0.1, False),  # somebody else may have found an address free meanwhile
+        ({"released": True, "confirmed": True}, 0.0, False),  # a person's word, not the holder's
+        ({"released": True, "unfenced": (B,)}, 0.0, False),
+    ],
+)
+def test_handed_over(change: dict[str, Any], pause: float, expected: bool) -> None:
+    """What was held at one reading and given back by its holder at the next is taken as handed over, for one pace."""
+    case = Case(msgspec.structs.replace(FREE, released=False))
+    case.claim.wanted = pause == 0.0
+    case.reads()
+    case.edits(**change)
+    case.reads()
+    case.claim.wanted = True
+    case.wait(pause)
+    if pause:
+        case.reads()
+    case.store.answer()
+    assert case.claim.held and case.claim.handed_over is expected
+
+
+def test_found_free() -> None:
+    """Who has never seen it held does not know for how long nobody has had it."""
+    assert not Case().takes().claim.handed_over
+
+
 def test_not_wanted_takes_nothing() -> None:
     """A claim that is not wanted only reads."""
     case = Case()

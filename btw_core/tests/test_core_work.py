@@ -38,6 +38,7 @@ class Case(Bench):
             remember=self._remember,
             may_begin=lambda: self.limit,
             holders=lambda: {"a": ("02:00:5e:00:53:01",)},
+            handed_over=lambda: True,
         )
 
     def _remember(self) -> None:
@@ -84,6 +85,14 @@ def test_start_in_order_one_at_a_time() -> None:
         case.ends()
     assert case.outcomes == [Outcome(Verb.START, True, "")]
     assert not case.work.busy and not case.work.alive and case.work.pending == ()
+
+
+def test_only_a_start_is_told_of_an_orderly_release() -> None:
+    """`Context.handed_over` says that nobody else can have what start would look for."""
+    case = Case().begins(Verb.START, resources=RESOURCES[:1])
+    assert case.last.handed_over
+    case.ends().begins(Verb.STOP, resources=RESOURCES[:1])
+    assert not case.last.handed_over
 
 
 def test_operations_of_resources_know_the_holders() -> None:

@@ -8,6 +8,7 @@ point of each. So a lost answer, a conflict or an outage needs no special case: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 
 from . import lease
 from .desk import Desk
@@ -45,6 +46,8 @@ class Claim:
         self.held = False
         self.term = 0  # of the last acquisition
         self.floor = 0
+        self.handed_over = False  # what we hold was given back in order a moment before we took it
+        self._handed = -inf  # when that was seen
         self.predecessors: tuple[Incarnation, ...] = ()  # dead lives of this node, which are to be adopted
         self.gone: tuple[Incarnation, ...] = ()  # dead lives of this node, whose package was seen down here since
         self.record: PackageRecord | None = None
@@ -184,6 +187,8 @@ class Claim:
 
     def _learn(self, revision: int | None, record: PackageRecord | None, *, asked: float | None = None) -> None:
         """`asked`: when this was asked for; None: nobody knows, it came by the watch."""
+        if lease.handed_over(self.record, record):
+            self._handed = self.desk.now()
         self.revision, self.record = revision, record
         self._sure = True
         if record is not None:
@@ -227,6 +232,7 @@ class Claim:
             return
         self._will_take()
         sent = self.desk.now()
+        self.handed_over = sent - self._handed <= self.timing.pace
         self._taking = (judged.take, sent, judged.adopted)
         self._put(judged.take, judged.expected)
 

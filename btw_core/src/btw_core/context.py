@@ -89,11 +89,13 @@ class RealContext:
         log: Callable[[str], None],
         service_log: str = "",
         holders: Mapping[str, Sequence[str]] | None = None,
+        handed_over: bool = False,
         lost: Callable[[], str] = str,
     ) -> None:
         self.cluster, self.node, self.package, self.resource = cluster, node, package, resource
         self.term, self.verb, self.reason, self.state = term, verb, reason, state
         self.holders: Mapping[str, Sequence[str]] = holders or {}
+        self.handed_over = handed_over
         self._deadline, self._operation, self._lines = deadline, operation, _Lines(log)
         self._service_log, self._lost = service_log, lost
         self._services: list[subprocess.Popen[bytes]] = []  # kept: a Popen object that is dropped warns

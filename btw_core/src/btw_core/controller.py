@@ -55,6 +55,7 @@ class Controller:
             remember=lambda: self.memory.save(),
             may_begin=self.claim.may_begin,
             holders=lambda: self.claim.holders,
+            handed_over=lambda: self.claim.handed_over,
         )
         self.memory = Memory(
             desk, spec, me, self.claim, self.work, operation=self._operation, left_behind=self._left_behind

@@ -239,6 +239,21 @@ def released(record: PackageRecord, me: Incarnation, off: str, cause: str) -> Pa
     return msgspec.structs.replace(record, released=True, off=switched, cause=cause)
 
 
+def handed_over(before: PackageRecord | None, now: PackageRecord | None) -> bool:
+    """Between these two readings the holder has given it back: by its own word, after it was verified down there, and
+    nobody else is owed for."""
+    return (
+        before is not None
+        and now is not None
+        and before.holder is not None
+        and not before.released
+        and now.released
+        and now.holder == before.holder
+        and now.term == before.term
+        and not (now.unfenced or now.confirmed)
+    )
+
+
 def touched(record: PackageRecord, me: Incarnation, cause: str) -> PackageRecord:
     """The same with another cause, so that it gets a new revision; unchanged when `me` does not hold it."""
     if record.released or record.holder is None or record.holder.nonce != me.nonce:

@@ -138,6 +138,7 @@ def _work(
             log=log,
             service_log=f"{inventory.logs}/{operation.package}.log" if inventory.logs else "",
             holders=operation.holders if verb else {},
+            handed_over=operation.handed_over and verb is Verb.START,
             lost=hold.trouble,
         )
 

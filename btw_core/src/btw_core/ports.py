@@ -40,6 +40,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     not_after: float = 0.0  # no effect begins from then on, as far as was known when it was ordered; 0 = no limit
     state: dict[str, Any] = {}  # of this resource
     holders: dict[str, tuple[str, ...]] = {}  # with a resource: see Context.holders
+    handed_over: bool = False  # start: see Context.handed_over
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 

@@ -42,7 +42,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 class Work:
     """`done(outcome)` ends a sequence that was not cancelled; `remember()` makes the intent durable, raises OSError;
     `may_begin()` gives the instant before which an effect must begin, or None when it must not begin any more;
-    `holders()` what `Context.holders` is."""
+    `holders()` and `handed_over()` what the Context says of that."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Work:
         remember: Callable[[], None],
         may_begin: Callable[[], float | None],
         holders: Callable[[], dict[str, tuple[str, ...]]],
+        handed_over: Callable[[], bool],
     ) -> None:
         self.desk = desk
         self.spec = spec
@@ -66,7 +67,8 @@ class Work:
         self.said = ""  # the last line that the operation that runs has printed
         self.began = 0.0  # the sequence
         self._since = 0.0  # the operation that runs
-        self._done, self._remember, self._may_begin, self._holders = done, remember, may_begin, holders
+        self._done, self._remember, self._may_begin = done, remember, may_begin
+        self._holders, self._handed_over = holders, handed_over
         self._order: Order | None = None
         self._todo: list[ResourceSpec] = []
         self._failures: list[str] = []
@@ -187,6 +189,7 @@ class Work:
             not_after=not_after,
             state=self.state.get(name, {}),
             holders=self._holders() if name else {},
+            handed_over=verb is Verb.START and self._handed_over(),
         )
         self.alive[operation.id] = operation
         self._current = operation.id

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from vip_lan import GENEROUS, Computer, lan
-from vip_steps import V4, V6, start, stop, vip
+from vip_steps import V4, V6, perform, start, stop, vip
+
+from btw_core.types import Verb
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -119,6 +121,30 @@ def sent(port: str, mac: str, text: str, over: Path) -> list[tuple[float, str]]:
             if frame[6:12] == own and ip.packed in (source, advertised):
                 found.append((now, frame.hex()))
     return found
+
+
+@pytest.mark.parametrize("text", [V4, V6])
+@pytest.mark.parametrize("verb", [Verb.START, Verb.HEAL])
+def test_each_packet_needs_the_lock(net: Lan, text: str, verb: Verb, tmp_path: Path) -> None:
+    """The lock is asked for before the address is there and before each announcement: nothing comes after its loss."""
+    a = net["a"]
+    for rechecks, there in ((0, False), (2, True)):
+        capture = net["switch"].start(sent, "to-a", a.mac, text, tmp_path / str(rechecks))
+        time.sleep(0.3)
+        outcome = a.call(perform, verb, vip(text), {}, loses=rechecks)
+        assert "the lock has run out" in outcome.error
+        assert (text in a.addresses()) is there
+        (tmp_path / str(rechecks)).touch()
+        frames = [frame for _, frame in capture.result()]
+        assert len(frames) == (1 if there else 0), frames
+        stop(a, vip(text))
+
+
+def test_nobody_is_asked_after_an_orderly_release(net: Lan) -> None:
+    """The former holder has given it back a moment ago: probing would only make clients wait."""
+    net["client"].ip("address", "add", V4, "dev", "eth0")
+    assert "has it; no node that has held" in start(net["a"], vip(V4)).error
+    assert net["a"].call(perform, Verb.START, vip(V4), {}, handed_over=True).status == "up"
 
 
 @pytest.mark.parametrize("text", [V4, V6])

@@ -42,9 +42,19 @@ def vip(address: str = V4, **more: Any) -> Vip:
 
 
 def perform(
-    verb: Verb, resource: Vip, state: STATE, seconds: float = 30.0, holders: dict[str, list[str]] | None = None
+    verb: Verb,
+    resource: Vip,
+    state: STATE,
+    seconds: float = 30.0,
+    holders: dict[str, list[str]] | None = None,
+    *,
+    handed_over: bool = False,
+    loses: int | None = None,
 ) -> Outcome:
-    ctx = FakeContext(verb, state=dict(state), seconds=seconds, holders=holders)
+    """`loses`: after so many rechecks the lock is gone."""
+    ctx = FakeContext(verb, state=dict(state), seconds=seconds, holders=holders, handed_over=handed_over)
+    if loses is not None:
+        ctx.lose_lock(after=loses)
     error = ""
     try:
         getattr(resource, verb)(ctx)

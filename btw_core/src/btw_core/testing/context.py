@@ -31,6 +31,7 @@ class FakeContext(RealContext):
         operation: str = "",
         service_log: str = "",
         holders: Mapping[str, Sequence[str]] | None = None,
+        handed_over: bool = False,
     ) -> None:
         self.lines: list[str] = []
         self.rechecks = 0
@@ -49,6 +50,7 @@ class FakeContext(RealContext):
             log=self.lines.append,
             service_log=service_log,
             holders=holders,
+            handed_over=handed_over,
             lost=self._asked,
         )
         self.set_remaining(seconds)

@@ -44,9 +44,10 @@ def start(vip: Vip, ctx: Context) -> None:
         link = _link(vip, kernel)
         there = _tidy(vip, kernel, link)
         with _wire(vip, link) as wire:
-            if there is None:
+            if there is None and not ctx.handed_over:
                 _probe(vip, ctx, wire)
             detect = vip.dad == "kernel" and there is None
+            ctx.recheck()
             _put(vip, kernel, link, detect=detect)
             if detect:
                 _detected(vip, ctx, kernel, link)
@@ -71,6 +72,7 @@ def heal(vip: Vip, ctx: Context) -> None:
                 "NetworkManager and networkd can be told to leave it alone"
             )
         ctx.log(f"{vip.address} had vanished from {link.name}: put back, {len(recent) + 1} of {vip.heals} in a minute")
+        ctx.recheck()
         _put(vip, kernel, link, detect=False)
         with _wire(vip, link) as wire:
             _proclaim(vip, ctx, wire)
@@ -213,7 +215,7 @@ def _detected(vip: Vip, ctx: Context, kernel: Kernel, link: Link) -> None:
 
 def _proclaim(vip: Vip, ctx: Context, wire: Wire) -> None:
     """At once from here, later from the herald."""
-    announce(wire, vip.address.ip, BURST)
+    announce(wire, vip.address.ip, BURST, ctx.recheck)
     link = wire.link
     process = _herald(ctx)
     known = process is not None and alive(process) and ctx.state.get("interface") == link.name

@@ -7,7 +7,7 @@ import random
 import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from btw_core.clock import boottime
 
@@ -91,9 +91,11 @@ def ask(wire: Wire, ip: IP, seconds: float) -> bytes | None:
     return None
 
 
-def announce(wire: Wire, ip: IP, times: int) -> None:
-    """Tell everybody on the link. Does not wait. Raises OSError."""
+def announce(wire: Wire, ip: IP, times: int, recheck: Callable[[], None]) -> None:
+    """Tell everybody on the link, and ask `recheck` before each frame. Does not wait. Raises OSError, and what that
+    raises."""
     for frame in packets.announcements(wire.link.mac, ip) * times:
+        recheck()
         wire.send(frame)
 
 
