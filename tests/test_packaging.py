@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ import pytest
 pytestmark = [pytest.mark.wheel, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parent.parent
+HELLO = ROOT / "examples/btw_hello"
 DISTRIBUTIONS = [ROOT / "btw_core", *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 #: Seconds for what has to happen: generous, for these computers are busy.
 LIMIT = 60.0
@@ -99,9 +103,10 @@ class Environment:
         try:
             yield process
         finally:
+            ended = process.poll()
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=LIMIT)
-        assert process.returncode == 0, output
+            assert ended is None and process.returncode == 0, f"btw run {package}: exit {process.returncode}\n{output}"
 
     def btw(self, *arguments: str, code: int = 0) -> str:
         """stdout and stderr of `btw ...`, which must end with `code`."""
@@ -164,6 +169,16 @@ def test_core_and_exec_run_a_package(both: Environment) -> None:
     both.btw("try", "web", "status", code=1)
 
 
+def build(project: Path, directory: Path) -> None:
+    """Its wheel, as `nox -s wheel` builds them."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    done = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + LIMIT
     while not condition():
@@ -206,6 +221,51 @@ def test_a_newcomer_in_an_empty_directory(core: Environment, capsys: pytest.Capt
         print(f"\na newcomer's first resource: {sum(took.values()):.1f} s of a computer ({steps})")
 
 
+def test_a_plugin_of_somebody_else(core: Environment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """examples/btw_hello, which is no part of btw, is built to a wheel, keeps all rules, and is run: its resource in a
+    package of its own form, under its own lock, with its extension and its command."""
+    core.install(f"{wheel('btw_core')}[testing]")
+    copy = core.home / "btw_hello"
+    shutil.copytree(HELLO, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    build(copy, tmp_path)
+    core.install(next(tmp_path.glob("btw_hello-*.whl")))
+    tests = core.run("pytest", "-q", cwd=copy)
+    assert tests.returncode == 0, tests.stdout + tests.stderr
+    assert "hello (resource): 19 rules held" in tests.stdout and "TestStore (store)" in tests.stdout
+    banner, diary = core.home / "motd", core.home / "diary"
+    (core.btw_dir / "packages/greet.hello").write_text(f"{banner}\n")
+    settings = f'node = "n1"\nlock = "hello:{core.home}/lock.json"\n[plugins.hello-diary]\ndiary = "{diary}"\n'
+    (core.btw_dir / "btw.toml").write_text(settings)
+    assert core.btw("hello", "world") == "hello world\n"
+    core.btw("init")
+    core.btw("check")
+    with core.running("greet.hello"):
+        until(banner.exists, "btw run starts it")
+        assert banner.read_text() == "greet.hello is on n1\n"
+        until(lambda: diary.exists() and "-> running" in diary.read_text(), "the extension is told")
+    assert not banner.exists()
+    (version,) = re.findall(r"btw-core>=([\d.]+)", (HELLO / "pyproject.toml").read_text())
+    with capsys.disabled():
+        print(f"\nbtw-hello on the oldest btw-core that it allows: {on_the_oldest(version, core, copy, tmp_path)}")
+
+
+def on_the_oldest(allowed: str, core: Environment, plugin: Path, directory: Path) -> str:
+    """Its tests with the first release that `allowed` lets it have, built from its tag."""
+    released = re.findall(r"(?m)^## (\d+\.\d+\.\d+)$", (ROOT / "btw_core/CHANGELOG.md").read_text())
+    if len(released) < 2:
+        return "one version only"
+    oldest: str = next(each for each in reversed(released) if f"{each}.".startswith(f"{allowed}."))
+    archive = ["git", "-c", "safe.directory=*", "archive", "--prefix=old/", f"v{oldest}", "btw_core"]
+    packed = subprocess.run(archive, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        tar.extractall(directory, filter="data")
+    build(directory / "old/btw_core", directory)
+    core.install(f"{next(directory.glob(f'btw_core-{oldest}-*.whl'))}[testing]")
+    tests = core.run("pytest", "-q", cwd=plugin)
+    assert tests.returncode == 0, tests.stdout + tests.stderr
+    return oldest
+
+
 @pytest.mark.parametrize("source", DISTRIBUTIONS, ids=lambda path: path.name)
 def test_wheel_holds_what_it_must(source: Path) -> None:
     """Licence, type marker and every module are in the wheel, nothing else is; versions and entry points are right."""
@@ -242,10 +302,6 @@ def test_wheels_are_reproducible(source: Path, tmp_path: Path) -> None:
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".*_cache", "__pycache__"))
     for path in copy.rglob("*"):
         os.utime(path, (time.time() - 1e6, time.time() - 1e6))
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    # the time that `nox -s wheel` builds with
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    build(copy, tmp_path)
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (built, tmp_path / built.name)]
     assert digests[0] == digests[1]

@@ -104,11 +104,15 @@ def test_what_self_fence_is_for() -> None:
         "store lost": "one",
         "store data set back, unknown to a node": "two",
         "stop hangs": "one",
+        "stop and status lie": "two",
         "storage path lost": "one",
     }
     local = unkept("local:", "none")
     assert local["node crash, power off"] == "one"
-    assert [fault for fault, said in local.items() if "two" in said] == ["store data set back, unknown to a node"]
+    assert [fault for fault, said in local.items() if "two" in said] == [
+        "store data set back, unknown to a node",
+        "stop and status lie",
+    ]
 
 
 def test_fenced_disks_are_said_where_two_are_possible() -> None:
@@ -135,6 +139,14 @@ def test_a_fenced_disk_pays_where_nothing_else_is_shared() -> None:
     assert pays[crash].one.seconds == pytest.approx(t.worst_failover() + t.renewal_deadline + t.stop_timeout)
     assert stop[crash].one.seconds == pytest.approx(t.worst_failover() + t.renewal_deadline)
     assert "programs that go on here meet nobody else there" in pays["node frozen, then resumed"].two.text
+
+
+def test_against_lies_only_a_fenced_disk_helps() -> None:
+    """A plugin whose stop and status both lie: no self_fence keeps "never two", and the cell says what would."""
+    for self_fence in SELF_FENCE:
+        plain, fenced = (rows_of("etcd:", self_fence, disk)["stop and status lie"].two for disk in (False, True))
+        assert not plain.kept and "Only a disk that is fenced would refuse this node" in plain.text
+        assert not fenced.kept and "Its disks refuse this node once another has taken them" in fenced.text
 
 
 def test_the_simulation_is_held_against_it() -> None:

@@ -276,6 +276,12 @@ def _stop_hangs(c: Case) -> Cells:
     return kept(f"Stuck: the lock is kept. If that is lost too, at H the keeper reboots the node{other}."), one
 
 
+def _lies(c: Case) -> Cells:
+    two = ": its processes are killed, but an address or a mount stays up unseen, and another node starts it."
+    help = " Only a disk that is fenced would refuse this node; the kit for plugins finds the lie."
+    return _two_possible(c, two + help * (not c.fenced_on_disk)), kept("Runs on; what moves is started elsewhere.")
+
+
 def _path_lost(c: Case) -> Cells:
     two = kept("The lock is kept until everything is verified down.")
     late = in_seconds(c.timing.timeout + c.handed_over)
@@ -327,6 +333,7 @@ FAULTS = (
     Fault("store data lost or set back", _data_lost, ("deletion", "session_deletion", "restore")),
     Fault("store data set back, unknown to a node", _data_forgotten),
     Fault("stop hangs", _stop_hangs, ("stiffen",)),
+    Fault("stop and status lie", _lies),
     Fault("storage path lost", _path_lost),
     Fault("resource fails", _fails, ("vanish", "mood")),
     Fault("clock stepped", _stepped),
