@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "Report everything that is wrong with the configuration.",
     "plugin": "Show what is installed; begin and check plugins.",
     "new": "Write a commented package file.",
+    "migrate": "Translate a back-to-work package script.",
     "demo": "Watch a package fail over between two nodes on this computer.",
     "init": "Create a cluster in its lock store, once.",
     "unlock": "Free the lock of a package that is down everywhere.",

@@ -15,25 +15,33 @@ import click
     "modules",
     metavar="TYPE",
     multiple=True,
-    required=True,
     help="A resource type, may be repeated; `all`: every installed one.",
 )
 @click.option("--dir", metavar="DIR", help="Everything below DIR instead of the system's places.")
 @click.option("--plugins", metavar="NAMES", help="Allow only these resource plugins, such as vip,fs.")
 @click.option("--stdout", is_flag=True, help="Print it instead of writing packages/NAME.toml.")
-def command(name: str, modules: tuple[str, ...], dir: str | None, plugins: str | None, stdout: bool) -> None:
+@click.option(
+    "--from-running", is_flag=True, help="Instead: the addresses, mounts and units that are up on this node now."
+)
+def command(
+    name: str, modules: tuple[str, ...], dir: str | None, plugins: str | None, stdout: bool, from_running: bool
+) -> None:
     """Write the package file NAME with resources of the given types, every parameter explained.
 
     Example: btw new web -m exec -m flag
     """
     from ..resource import ConfigError
+    from ..running import package_file
 
+    if bool(modules) == from_running:
+        raise click.UsageError("give either -m TYPE (`btw plugin list` shows them) or --from-running")
     try:
-        text = _text(name, modules, plugins)
+        checked(name)
+        text = package_file(name) if from_running else _text(name, modules, plugins)
         if stdout:
             click.echo(text, nl=False)
         else:
-            click.echo(f"{_write(name, text, dir)} written; edit it, then: btw check {name}")
+            click.echo(f"{write(name, text, dir)} written; edit it, then: btw check {name}")
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(78)
@@ -41,12 +49,10 @@ def command(name: str, modules: tuple[str, ...], dir: str | None, plugins: str |
 
 def _text(name: str, modules: tuple[str, ...], restrict: str | None) -> str:
     from ..plugins import Plugins
-    from ..resource import ConfigError, Problem, Resource
-    from ..settings import NAME, NAME_RULE, words
+    from ..resource import Resource
+    from ..settings import words
     from ..templates import package_file
 
-    if not NAME.fullmatch(name):
-        raise ConfigError([Problem(text=f"`{name}` is no package name, allowed: {NAME_RULE}")])
     plugins = Plugins(words(restrict))
     types: list[tuple[str, type[Resource]]] = []
     for module in modules:
@@ -54,7 +60,16 @@ def _text(name: str, modules: tuple[str, ...], restrict: str | None) -> str:
     return package_file(name, types)
 
 
-def _write(name: str, text: str, dir: str | None) -> str:
+def checked(name: str) -> None:
+    """Raises ConfigError when it cannot name a package."""
+    from ..resource import ConfigError, Problem
+    from ..settings import NAME, NAME_RULE
+
+    if not NAME.fullmatch(name):
+        raise ConfigError([Problem(text=f"`{name}` is no package name, allowed: {NAME_RULE}")])
+
+
+def write(name: str, text: str, dir: str | None) -> str:
     """Make the file, never over another one. Raises ConfigError."""
     from ..places import places
     from ..resource import ConfigError, Problem
