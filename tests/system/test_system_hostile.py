@@ -13,11 +13,11 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
-from conftest import ROOT, Cluster
 
 from btw_core.plugins import Plugins
 from btw_core.scaffold.layout import Project
 from btw_core.testing import Bench, ResourceContract
+from system.conftest import ROOT, Cluster
 
 Table = dict[str, Any]
 HOSTILE = ROOT / "tests/hostile"
