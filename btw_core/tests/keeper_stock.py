@@ -70,6 +70,8 @@ class Stage:
         self.path = directory / "run" / "web.pulse"
         self.sysrq = directory / "sysrq"
         self.sysrq.touch()
+        self.kmsg = directory / "kmsg"
+        self.kmsg.touch()
         self.plan()
 
     def plan(self, **plan: Any) -> None:
@@ -79,7 +81,8 @@ class Stage:
 
     def command(self, *words: str) -> list[str]:
         command = [sys.executable, "-P", "-m", "btw_core.keeper", "--pulse", str(self.path), "--node", "n1"]
-        command += ["--journal", str(self.directory / "journal.jsonl"), "--sysrq", str(self.sysrq), *words]
+        command += ["--journal", str(self.directory / "journal.jsonl"), "--sysrq", str(self.sysrq)]
+        command += ["--kmsg", str(self.kmsg), *words]
         return [*command, "--", sys.executable, "-P", "-c", MANAGER, str(self.directory)]
 
     def start(self, *words: str, notify: str = "") -> subprocess.Popen[str]:

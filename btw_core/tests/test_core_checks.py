@@ -211,7 +211,7 @@ def test_the_safety_table_of_a_package(checker: Checker, tmp_path: Path) -> None
 def test_the_time_line_has_every_number(timing: Timing) -> None:
     """Whatever the times, the drawing has its four parts in a terminal's width, and all its instants."""
     bar, *rows = timeline(timing).splitlines()
-    assert [part.strip(" -") for part in bar.strip().strip("|").split("|")] == ["T", "S", "g", "2P+4r"]
+    assert [part.strip(" -") for part in bar.strip().strip("|").split("|")] == ["T", "S", "g", "P+4r"]
     assert len(bar) <= 80
     at = [float(row.split()[0]) for row in rows]
     hard = timing.timeout + timing.stop_timeout

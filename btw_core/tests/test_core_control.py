@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -126,3 +128,26 @@ def _start_another(path: Path) -> None:
 
 async def _awaited(start: Callable[[], Awaitable[None]]) -> None:
     await start()
+
+
+def test_a_socket_whose_name_is_gone_is_made_again(tmp_path: Path) -> None:
+    """Somebody tidied RUN, or removed the socket: people can ask again a second later."""
+    path = tmp_path / "run" / "n1" / "web.sock"
+
+    def lose() -> list[Answer]:
+        path.unlink()
+        first = _patiently(path)
+        shutil.rmtree(tmp_path / "run")
+        return [first, _patiently(path)]
+
+    assert with_control(path, lose) == [{"number": 0}] * 2
+
+
+def _patiently(path: Path) -> Answer:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return next(ask(path, {"command": "count"}, 30))
+        except (NoAnswer, FileNotFoundError):
+            assert time.monotonic() < end, "nobody answers"
+            time.sleep(0.02)

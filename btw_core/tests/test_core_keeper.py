@@ -92,6 +92,7 @@ def test_the_node_is_rebooted_at_h(stage: Stage, level: str) -> None:
     stage.until(lambda: stage.said("self_fence"))
     (cause,) = stage.said("self_fence")
     assert cause.startswith("web: not known to be down") and "this node is rebooted" in cause
+    assert stage.kmsg.read_text().startswith(f"<1>btw: keeper of node n1: {cause[:30]}")  # no disk is needed for that
     assert keeper.poll() is None
 
 

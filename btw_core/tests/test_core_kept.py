@@ -11,7 +11,7 @@ import pytest
 
 from btw_core.clock import boottime
 from btw_core.disk import Busy
-from btw_core.kept import Kept, Lag, promise
+from btw_core.kept import Kept, Lag, outdated, promise
 from btw_core.pulse import STALE, Keeper, Manager, Pulse, start_of
 from btw_core.types import Incarnation
 
@@ -102,8 +102,10 @@ def test_a_package_that_changes_its_slot_takes_its_limits_along(run: Run) -> Non
     former.close()
     keeper = run.keeper("b")
     kept = run.manager("b")
-    assert kept.former("b") == (11.0, 21.0) and leases(keeper) == {"b": (11.0, 21.0)}
+    assert kept.former("b") == (11.0, 21.0)
     again = run.keeper("a")
+    assert leases(again) == {}
+    assert run.manager("a").former("a") == (10.0, 20.0)
     assert leases(again) == {"a": (10.0, 20.0)}
     again.close()
     keeper.close()
@@ -208,3 +210,35 @@ def test_lateness_is_said_once() -> None:
         lag.saw(late)
     assert told == ["the manager was kept waiting for 0.90 s: this computer is too busy for it"]
     assert lag.worst == 0.9 and "0.90 s" in lag.trouble
+
+
+def test_what_a_dead_run_left_up_has_a_keeper_until_its_hard_deadline(run: Run) -> None:
+    """`btw run a b` is killed whole, then only `btw run b`: a has to be gone at its H as well. What `btw try` left up
+    stays where it is said: it has no H."""
+    dead = run.keeper("a")
+    before = run.manager("a", "a", "b")
+    before.lease("a", 10.0, 20.0)
+    before.lease("b", 11.0, 21.0)
+    tried = run.manager("c", kept=False)
+    tried.lease("c", 1.0, 2.0)
+    tried.end(0)
+    dead.close()
+    mine = run.keeper("b")
+    kept = run.manager("b")
+    assert leases(mine) == {"a": (10.0, 20.0), "b": (11.0, 21.0)}
+    assert [cause for event, cause in run.journal if event == "left_behind" and "a may be up" in cause]
+    assert kept.former("b") == (11.0, 21.0)
+    assert leases(Pulse.open(run.path("a"), "boot")) == {}
+    assert leases(Pulse.open(run.path("c"), "boot")) == {"c": (inf, inf)}
+    run.taken.add("a")  # somebody runs it again
+    kept.beat("")
+    assert leases(mine) == {"b": (11.0, 21.0)}
+    mine.close()
+
+
+def test_what_a_keeper_does_not_know_of_is_said() -> None:
+    """A reload goes on with the keeper as it was started; the manager's own options are not meant."""
+    had = ["python", "--self-fence", "watchdog", "--window", "10.0", "--", "btw", "run", "--node", "n1"]
+    assert outdated(had, had) == ""
+    now = ["python", "--self-fence", "watchdog", "--window", "5.0", "--priority", "50", "--", "btw", "run"]
+    assert outdated(had, now) == "window 10.0, now 5.0; priority not set, now 50"

@@ -413,3 +413,17 @@ def test_describe_says_what_is_worked_on() -> None:
     assert case.work.describe() == ""
     case.begins(Verb.START).wait(3.1)
     assert case.work.describe() == "start of disk, 3.1 s"
+
+
+def test_a_stop_that_hangs_is_repeated_ever_less_often() -> None:
+    """Each would be killed like the last; once one is verified the next is tried at once again."""
+    case = started()
+    patience = []
+    for _ in range(8):
+        case.begins(Verb.STOP).ends(ok=False, error="x").ends().ends()
+        patience.append(case.work.patience)
+    pace = case.work.spec.timing.pace
+    assert patience == [0.0, *(pace * share for share in (1, 2, 4, 8, 16, 32, 32))]
+    case.begins(Verb.STOP).ends().ends().ends().ends()
+    assert case.outcomes[-1].ok
+    assert case.work.patience == 0.0

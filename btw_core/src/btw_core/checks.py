@@ -185,7 +185,7 @@ def _placed(package: Package, index: int, problem: Problem) -> Problem:
 def timeline(timing: Timing) -> str:
     """The worst failover, drawn: from the last renewal of a holder that vanished to the start on a stand-by."""
     t = timing
-    parts = [("T", t.timeout), ("S", t.stop_timeout), ("g", t.grace), ("2P+4r", 2 * t.pace + 4 * t.renewal_deadline)]
+    parts = [("T", t.timeout), ("S", t.stop_timeout), ("g", t.grace), ("P+4r", t.pace + 4 * t.renewal_deadline)]
     total = sum(length for _, length in parts)
     bar = "|".join(f" {name} ".center(max(len(name) + 2, round(60 * length / total)), "-") for name, length in parts)
     watchdog = f" + W {t.watchdog:g}" if t.watchdog else ""
@@ -197,7 +197,7 @@ def timeline(timing: Timing) -> str:
         (t.lease, f"g = {t.grace:g} s ({grace}): L = T + S + g, a stand-by may take the lock"),
         (
             t.worst_failover(),
-            f"2P + 4r = {2 * t.pace:g} + {4 * t.renewal_deadline:g} s: a stand-by has it, however slow the answers",
+            f"P + 4r = {t.pace:g} + {4 * t.renewal_deadline:g} s: a stand-by has it, however slow the answers",
         ),
     ]
     return "\n".join([f"  |{bar}|", *(f"  {f'{at:.1f} s':>9}  {text}" for at, text in rows)])

@@ -28,6 +28,8 @@ GROUP = "btw"
 LARGEST = 4 * 1024 * 1024
 #: Seconds that the other side may take to send its request or to read an answer.
 SLOW = 5.0
+#: Seconds between two looks whether the socket still has its name.
+LOOK = 1.0
 
 
 class NoAnswer(Exception):
@@ -41,11 +43,39 @@ class Control:
         self.path = path
         self._answer = answer
         self._server: asyncio.Server | None = None
+        self._bound = (0, 0)  # device and inode
+        self._keeping: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """The caller holds the lock on the slot's state file, so what has the name and does not answer is a former
-        manager's. Raises OSError: the directory, or somebody answers there."""
+        manager's. From then on the socket is made again whenever its name goes, with all of RUN or alone. Raises
+        OSError: the directory, or somebody answers there."""
+        import asyncio
+
+        await self._listen()
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        import asyncio
+
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._gone():
+                former = self._server
+                with contextlib.suppress(OSError):  # tried again with the next look
+                    await self._listen()
+                    if former is not None:
+                        former.close()
+
+    def _gone(self) -> bool:
+        try:
+            there = self.path.lstat()
+        except OSError:  # whatever the reason, nobody gets there
+            return True
+        return (there.st_dev, there.st_ino) != self._bound
+
+    async def _listen(self) -> None:
         import asyncio
 
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -58,6 +88,8 @@ class Control:
             os.fchmod(listener.fileno(), 0o600)  # bind(2) gives the file this mode: no moment in which others may ask
             listener.bind(name)
         _share(self.path)
+        there = self.path.lstat()
+        self._bound = there.st_dev, there.st_ino
         listener.setblocking(False)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LARGEST)
 
@@ -65,6 +97,9 @@ class Control:
         """Let answers that are under way end, for at most a second, and remove the socket."""
         import asyncio
 
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait((self._keeping,))
         if self._server is not None:
             self._server.close()
             self.path.unlink(missing_ok=True)

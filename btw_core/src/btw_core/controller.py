@@ -329,7 +329,7 @@ class Controller:
             self.survivors = report.survivors
             if not report.ok or report.survivors or self.work.alive:
                 self._held_up = True
-            elif self._held_up:
+            elif self._held_up and (not self.situation.held or self.desk.now() >= self.since + self.work.patience):
                 self._held_up = False
                 self.apply(ev.SurvivorsGone(at=self.desk.now()))
 

@@ -20,6 +20,8 @@ from .pulse import start_of
 #: The kernel's door to SysRq (Documentation/admin-guide/sysrq.rst). Root may always use it: the value of
 #: /proc/sys/kernel/sysrq is for keyboards.
 SYSRQ = Path("/proc/sysrq-trigger")
+#: The kernel's own log: consoles, pstore and netconsole have it also when no disk answers.
+KMSG = Path("/dev/kmsg")
 
 
 class Home(NamedTuple):
@@ -32,12 +34,19 @@ class Home(NamedTuple):
 class Trigger:
     """Reboots the computer at once, without syncing or unmounting anything: /proc/sysrq-trigger, opened beforehand."""
 
-    def __init__(self, path: Path = SYSRQ) -> None:
+    def __init__(self, path: Path = SYSRQ, log: Path = KMSG) -> None:
         """Raises OSError: it is not there (a container, a kernel without CONFIG_MAGIC_SYSRQ), or not for this user."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self._log = log
 
-    def pull(self) -> None:
-        """Does not return where it works. Raises OSError."""
+    def pull(self, cause: str) -> None:
+        """Says why in the kernel's log. Does not return where it works. Raises OSError."""
+        with contextlib.suppress(OSError):  # a kernel without it
+            descriptor = os.open(self._log, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f"<1>{cause[:900]}\n".encode())  # 1: "action must be taken immediately"
+            finally:
+                os.close(descriptor)
         os.write(self._descriptor, b"b")
 
     def close(self) -> None:

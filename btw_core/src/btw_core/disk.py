@@ -42,7 +42,7 @@ class FileDisk:
                 os.close(descriptor)
                 raise Busy(
                     f"package {package} is already managed on node {self.directory.name} by {holder}: "
-                    f"see `btw status {package}`, end it with `btw stop {package}`"
+                    f"see `btw status {package}`, end it with `btw stop {package} --node {self.directory.name}`"
                 ) from None
             except FileNotFoundError:  # removed since it was opened: the lock on it would shut out nobody
                 os.close(descriptor)

@@ -80,7 +80,7 @@ class Keeper:
     def _take_over(self) -> None:
         if self._given.self_fence in ("reboot", "watchdog"):
             try:
-                self._trigger = Trigger(self._given.sysrq)
+                self._trigger = Trigger(self._given.sysrq, self._given.kmsg)
             except OSError as error:
                 text = f'self_fence = "{self._given.self_fence}" needs {self._given.sysrq}: {error.strerror}'
                 raise Refused(f'{text}; run it as root, not in a container, or set self_fence = "stop"') from error
@@ -335,7 +335,7 @@ class Keeper:
         if self._trigger and now - self._pulled >= AGAIN:
             self._pulled = now
             try:
-                self._trigger.pull()
+                self._trigger.pull(f"btw: keeper of node {self._given.node}: {cause}; this node is rebooted")
             except OSError as error:
                 self._errands.say("self_fence", f"{self._given.sysrq}: {error.strerror}: this node cannot be rebooted")
         if not late <= self._fenced:
@@ -370,7 +370,7 @@ def main(arguments: list[str]) -> int:
         return Keeper(given, arguments, pulse).run()
     except Held as held:
         text = f"package {slot} is already managed on node {given.node} by {held}"
-        return _refuse(f"{text}: see `btw status {slot}`, end it with `btw stop {slot}`", BUSY)
+        return _refuse(f"{text}: see `btw status {slot}`, end it with `btw stop {slot} --node {given.node}`", BUSY)
     except Refused as refused:
         return _refuse(str(refused), CONFIGURATION)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .cutoff import SYSRQ
+from .cutoff import KMSG, SYSRQ
 
 
 def options(arguments: list[str]) -> argparse.Namespace:
@@ -18,6 +18,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--watchdog", type=Path, help="device")
     parser.add_argument("--window", type=float, default=0.0, help="W at most, seconds; 0: no watchdog")
     parser.add_argument("--sysrq", type=Path, default=SYSRQ, help="what reboots the node when b is written to it")
+    parser.add_argument("--kmsg", type=Path, default=KMSG, help="where is written why")
     parser.add_argument("--priority", type=int, default=0, help="real-time priority; 0: none")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     found = parser.parse_args(arguments)

@@ -33,16 +33,24 @@ class Decision(NamedTuple):
     fence: str  # this node
 
 
+#: As it nearly always is.
+CALM = Decision(feed=True, kill="", fence="")
+
+
 def hard_deadline(seen: Seen) -> float:
     """H; infinite while nothing may be up."""
     if not seen.leases:
         return inf
-    return -inf if seen.missing else min(hard for _, hard in seen.leases.values())
+    return -inf if seen.missing else min([hard for _, hard in seen.leases.values()])
 
 
 def decide(seen: Seen) -> Decision:
     """What has to be done at this instant."""
     hard = hard_deadline(seen)
+    silent = seen.now - (seen.started if seen.beat is None else max(seen.beat, seen.started))
+    limit = FIRST_BEAT if seen.beat is None else seen.stall
+    if seen.now + seen.window <= hard and seen.now < hard and silent <= limit:
+        return CALM
     fence = kill = ""
     if seen.now >= hard:
         names = ", ".join(sorted(seen.leases))
@@ -50,8 +58,6 @@ def decide(seen: Seen) -> Decision:
         if not seen.missing:
             late = [name for name, (_, each) in sorted(seen.leases.items()) if each <= seen.now]
             fence = f"{', '.join(late)}: not known to be down {seen.now - hard:.2f} s after the hard deadline"
-    silent = seen.now - (seen.started if seen.beat is None else max(seen.beat, seen.started))
-    limit = FIRST_BEAT if seen.beat is None else seen.stall
     if silent > limit:
         kill = f"no beat for {silent:.2f} s (allowed: {limit:g} s)"
     return Decision(feed=seen.now + seen.window <= hard, kill=kill, fence=fence)

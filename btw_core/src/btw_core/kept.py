@@ -32,6 +32,16 @@ def promise(keeper: Sequence[str]) -> str:
     return keeper[keeper.index("--self-fence") + 1] if keeper else "none"
 
 
+def outdated(keeper: Sequence[str], now: Sequence[str]) -> str:
+    """What a keeper with the command `keeper` does not know of, when `now` would be the one: btw.toml was changed."""
+    names = ("--self-fence", "--watchdog", "--window", "--priority")
+    had, has = (
+        {name: words[words.index(name) + 1] for name in names if name in words} for words in (list(keeper), list(now))
+    )
+    changed = [f"{name[2:]} {had.get(name, 'not set')}, now {has.get(name, 'not set')}" for name in names]
+    return "; ".join(text for name, text in zip(names, changed, strict=True) if had.get(name) != has.get(name))
+
+
 class Kept:
     """`ports.Keeper` on `path`. `say(event, cause)` writes the journal; `elsewhere(package)`: another manager of this
     node has it.
@@ -73,36 +83,56 @@ class Kept:
             slot = self._me.slot
             raise Busy(
                 f"package {slot} is managed on node {self._me.node} by {held}: see `btw status {slot}`, end it with "
-                f"`btw stop {slot}`"
+                f"`btw stop {slot} --node {self._me.node}`"
             ) from None
         half = self._pulse.manager()
         self._leases = dict(half.leases) if half else {}
         others = self._others()
         for _, other in others:
-            self._leases |= {name: limits for name, limits in other.leases.items() if name in self._names}
+            self._leases |= {name: limits for name, limits in other.leases.items() if self._minds(name, limits)}
         self._former = dict(self._leases)
         self.beat("")
         for pulse, other in others:  # only now: between the two it is in both
-            left = {name: limits for name, limits in other.leases.items() if name not in self._names}
+            left = {name: limits for name, limits in other.leases.items() if not self._minds(name, limits)}
             pulse.write(other._replace(leases=left))
             pulse.close()
+        for name in sorted(self._leases.keys() - self._names):
+            after = max(0.0, self._leases[name][1] - boottime())
+            remedy = f"btw run {name}, or it is cut off in {after:.0f} s, when its hard deadline has come"
+            self._say("left_behind", f"{name} may be up here, and its manager is dead: {remedy}")
+
+    def _minds(self, name: str, limits: Limits) -> bool:
+        """Ours; or, with a keeper, what nobody else sees to: it has to be gone at its H. What `btw try` left up has
+        none."""
+        return name in self._names or (bool(self._command) and limits[1] < inf)
 
     def _others(self) -> list[tuple[Pulse, Manager]]:
-        """What dead managers of other slots of this node left up that is ours to keep now."""
+        """What dead managers of other slots of this node left up."""
         found = []
         for path in sorted(self._path.parent.glob("*.pulse")):
             if path == self._path:
                 continue
             try:
                 pulse = Pulse.keep(path, self._me.boot)
-            except (Held, OSError):  # its keeper lives, and it minds what it has itself
+            except Held:  # its keeper lives, and minds what it has until we have it
+                self._inherit(path)
+                continue
+            except OSError:
                 continue
             half = pulse.manager()
-            if half is not None and self._names & half.leases.keys():
+            if half is not None and any(self._minds(name, limits) for name, limits in half.leases.items()):
                 found.append((pulse, half))
             else:
                 pulse.close()
         return found
+
+    def _inherit(self, path: Path) -> None:
+        """What the manager of another slot has taken on from a dead one, and we manage now."""
+        with contextlib.suppress(OSError, ValueError):
+            pulse = Pulse.look(path, self._me.boot)
+            half = pulse.manager()
+            self._leases |= {name: each for name, each in (half.leases if half else {}).items() if name in self._names}
+            pulse.close()
 
     # ---- ports.Keeper
     def attached(self) -> bool:

@@ -6,8 +6,9 @@ in the record already allows for clocks that run apart (timing.Timing.grace).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -63,9 +64,14 @@ def encode(record: msgspec.Struct) -> bytes:
 def decode(kind: type[R], key: str, value: bytes) -> R:
     """The record of that kind. Raises DamagedRecord."""
     try:
-        return msgspec.json.decode(value, type=kind)
+        record: R = _decoded(kind, value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the two others come from msgspec too
         raise DamagedRecord(f"record {key} in the store cannot be read: {error}") from error
+    return record
+
+
+#: Most of what is read at each pace was read before.
+_decoded: Callable[..., Any] = lru_cache(4096)(lambda kind, value: msgspec.json.decode(value, type=kind))
 
 
 def session_key(incarnation: Incarnation) -> str:

@@ -123,9 +123,13 @@ class Manager:
         return list(self.controllers.values())
 
     def _settle(self) -> None:
-        if not self._ending and all(c.left for c in self.controllers.values()):
-            self._ending = True
-            self.session.end(self._finish)
+        if self._ending:
+            return
+        for controller in self.controllers.values():
+            if not controller.left:
+                return
+        self._ending = True
+        self.session.end(self._finish)
 
     def _finish(self) -> None:
         self.finished = True

@@ -58,6 +58,7 @@ class Node:
 
     `arguments` are DIR NODE LOCK PLUGINS as they were given ("" = not), for the zygote, which reads the configuration
     by itself. `screen` shows the journal. `keeper` is the command of another keeper, see `Kept`; () for a goal.
+    `unheeded`: what of the configuration does not count yet.
     """
 
     def __init__(
@@ -69,11 +70,12 @@ class Node:
         screen: TextIO | None = None,
         goal: Callable[[Manager], int | None] | None = None,
         keeper: Sequence[str] = (),
+        unheeded: str = "",
     ) -> None:
         self.node = setup.config.node
         self.names = list(dict.fromkeys(names))
         self.manager: Manager | None = None
-        self._setup, self._goal, self._keeper = setup, goal, keeper
+        self._setup, self._goal, self._keeper, self._unheeded = setup, goal, keeper, unheeded
         self._disk = FileDisk(setup.places.state / self.node)
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
         self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
@@ -164,6 +166,8 @@ class Node:
             raise ConfigError(loaded.problems or [Problem(text=f"not found: {', '.join(self.names)}")])
         for problem in loaded.problems:
             self._journal.write("problem", cause=str(problem))
+        if self._unheeded:
+            self._journal.write("problem", cause=self._unheeded)
         if trouble:
             self._journal.write("store_trouble", cause=f"cannot open the lock store: {trouble}; trying again")
         return [packages[name] for name in self.names]
@@ -381,6 +385,8 @@ async def run_node(
     screen: TextIO | None = None,
     goal: Callable[[Manager], int | None] | None = None,
     keeper: Sequence[str] = (),
+    unheeded: str = "",
 ) -> int:
     """See `Node`. Returns the exit code; what was refused has been printed."""
-    return await Node(setup, names, arguments, screen=screen, goal=goal, keeper=keeper).run()
+    node = Node(setup, names, arguments, screen=screen, goal=goal, keeper=keeper, unheeded=unheeded)
+    return await node.run()

@@ -57,9 +57,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
     def worst_failover(self) -> float:
         """Seconds from the last committed renewal of a vanished holder until a stand-by has the lock: L, a pace until
-        it sees that renewal, a pace until the reading that ends L, and four answers of at most r each (the renewal,
-        those two readings, the stand-by's own CAS)."""
-        return self.lease + 2 * self.pace + 4 * self.renewal_deadline
+        it sees that renewal, and four answers of at most r each (the renewal, the reading that sees it, the one that
+        ends L, which is not left to the next pace, and the stand-by's own CAS)."""
+        return self.lease + self.pace + 4 * self.renewal_deadline
 
 
 def violations(timing: Timing) -> list[str]:

@@ -18,6 +18,8 @@ from .types import Incarnation, PackageSpec, Reason, ResourceSpec, Verb
 
 #: How many parts of one stop are repeated when their processes are ended by something else.
 TRIES = 3
+#: Paces at most between two stops that are killed because they take too long.
+LONGEST_PATIENCE = 32
 
 
 class Outcome(NamedTuple):
@@ -75,10 +77,17 @@ class Work:
         self._current: str | None = None
         self._sweeping = False
         self._tries = 0
+        self._stops = 0  # since one was verified
 
     @property
     def busy(self) -> bool:
         return self._order is not None
+
+    @property
+    def patience(self) -> float:
+        """Seconds before a stop is tried again by itself: none at first, then ever more; what hangs each time would
+        only be killed each time."""
+        return min(2 ** (self._stops - 2), LONGEST_PATIENCE) * self.spec.timing.pace if self._stops > 1 else 0.0
 
     def begin(self, order: Order) -> None:
         """Cancel what runs and carry out `order`."""
@@ -88,6 +97,7 @@ class Work:
         self._sweeping = False
         self._tries = TRIES
         backwards = order.verb is Verb.STOP
+        self._stops += backwards
         self._todo = list(reversed(order.resources)) if backwards else list(order.resources)
         self.began = self.desk.now()
         self.pending = (f"{self.me.nonce}.{self.desk.number()}", *self._unended())
@@ -260,6 +270,6 @@ class Work:
             if self.alive:  # killed, but not gone: not down
                 ok, cause = False, f"still alive: {', '.join(f'{o.verb} of {o.resource}' for o in self.alive.values())}"
             else:
-                self.reach = 0
+                self.reach = self._stops = 0
                 self.state = {}
         self._done(Outcome(order.verb, ok, cause, tuple(survivors)))

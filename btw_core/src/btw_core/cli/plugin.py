@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..plugins import Found, Plugins
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+#: So that whoever writes --dir after every command need not leave it out here.
+_DIR = click.option("--dir", metavar="DIR", expose_value=False, help="Changes nothing: DIR has no plugins of its own.")
 
 
 @click.group
@@ -28,6 +30,7 @@ command.add_command(check)
 
 
 @command.command("list")
+@_DIR
 @_JSON
 def list_(as_json: bool) -> None:
     """List everything installed. Imports no plugin."""
@@ -36,6 +39,7 @@ def list_(as_json: bool) -> None:
 
 @command.command
 @click.argument("name")
+@_DIR
 @_JSON
 def show(name: str, as_json: bool) -> None:
     """Show NAME: its parameters (type, default, unit, meaning), where it comes from, its hooks."""

@@ -48,11 +48,17 @@ def command(
     import asyncio
     import json
 
+    from ..kept import outdated
     from ..node import run_node
     from ..pulse import KEEPER
 
     keeper = json.loads(os.environ.pop(KEEPER))
-    sys.exit(asyncio.run(run_node(setup, packages, given.arguments(), screen=sys.stdout, keeper=keeper)))
+    changed = outdated(keeper, _keeper(setup, packages, given))
+    if changed:
+        changed = f"btw.toml was changed, but its keeper does what it was started with: {changed}; to change that, halt"
+        changed += " the packages and begin again (systemctl restart btw)"
+    running = run_node(setup, packages, given.arguments(), screen=sys.stdout, keeper=keeper, unheeded=changed)
+    sys.exit(asyncio.run(running))
 
 
 def _keeper(setup: Setup, packages: tuple[str, ...], given: Given) -> list[str]:

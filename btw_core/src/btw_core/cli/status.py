@@ -50,9 +50,11 @@ def command(
     """Show the packages PKG (all without PKG) as the managers on this computer see them, of all nodes that run here,
     and those that nobody runs here."""
     setup = Given(dir, node, lock, plugins).setup()
-    found, troubles = managers(setup.places, node)
+    everyone, troubles = managers(setup.places)
+    found = [(path, answer) for path, answer in everyone if node is None or answer["node"] == node]
     rows: list[Package] = [_closely(package, answer) for _, answer in found for package in answer["packages"]]
-    rows += _idle(setup, {row["package"] for row in rows}, troubles)
+    managed = {(package["package"], answer["node"]) for _, answer in everyone for package in answer["packages"]}
+    rows += _idle(setup, {row["package"] for row in rows}, managed, troubles)
     for _, answer in found:
         who = f"{answer['node']} (pid {answer['pid']})"
         troubles += [f"{who}: {answer[key]}" for key in _TROUBLES if answer.get(key)]
@@ -80,9 +82,12 @@ def _closely(row: Package, answer: dict[str, Any]) -> Package:
     return row | {"processes": list(seen) or row.get("survivors", []), "managers": family}
 
 
-def _idle(setup: Setup, managed: set[str], troubles: list[str]) -> Iterator[Package]:
-    """Packages that have a file but no manager on this computer; who holds them, if the store can say."""
-    names = [name for name in package_names(setup.places) if name not in managed]
+def _idle(
+    setup: Setup, shown: set[str], managed: set[tuple[str, str]], troubles: list[str]
+) -> Iterator[Package]:
+    """Packages that have a file but no manager here (on this computer; with --node, on that node); who holds them, if
+    the store can say. `managed`: package and node of every manager on this computer."""
+    names = [name for name in package_names(setup.places) if name not in shown]
     if not names:
         return
     from ..claim import describe
@@ -105,7 +110,8 @@ def _idle(setup: Setup, managed: set[str], troubles: list[str]) -> Iterator[Pack
             locks[record.key.removeprefix(PACKAGES)] = text
     for name in names:
         idle: Package = {"package": name, "node": setup.config.node, "role": "-", "state": "not run here", "cause": ""}
-        idle |= {"seconds": None, "term": None, "resources": [], "left_up": _left_up(setup.places.state, name)}
+        idle |= {"seconds": None, "term": None, "resources": []}
+        idle["left_up"] = [node for node in _left_up(setup.places.state, name) if (name, node) not in managed]
         yield idle | {"lock": locks.get(name, "cannot tell" if trouble else "never held")}
 
 

@@ -41,7 +41,8 @@ def command(
         fail(f"{troubles[0]}: it may have {package} up; end it before (kill -9 its pid), then unlock", 75)
     running = [a["node"] for _, a in found for p in a["packages"] if _active(p, package)]
     if running:
-        click.echo(f"btw: {package} is active on {running[0]} on this computer: btw stop {package}", err=True)
+        remedy = f"btw stop {package} --node {running[0]}"
+        click.echo(f"btw: {package} is active on {running[0]} on this computer: {remedy}", err=True)
         sys.exit(75)
     before, _ = change(setup, package, lambda record: unlocked(record, cause) if record else None)
     if before is None:

@@ -65,6 +65,8 @@ class Storm(Adversary):
     PATIENCE = 40.0
     #: Seconds between its rounds.
     TENDS = 5.0
+    #: Seconds after which nothing that was sent while there was trouble can still arrive.
+    LATEST = 60.0
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -80,6 +82,7 @@ class Storm(Adversary):
         self.stiff = 0.0 if "stiffen" in broken else self.random.choice([0.0, 0.0, 0.05, 0.3])
         self.forgets_again = 0.0
         self._stuck: dict[tuple[str, str], float] = {}
+        self._steady_since = self.quiet
 
     def begin(self) -> None:
         bad = {str(verb): share for verb, share in self.bad.items()}
@@ -144,6 +147,18 @@ class Storm(Adversary):
                 part.remnants = dict.fromkeys(part.remnants, 0.0)
         self._tend()
         self.world.scheduler.after(self.bound(), self.world.judge.always_one)
+        self._rest_if_steady()
+
+    def _rest_if_steady(self) -> None:
+        """Once every package has run for two leases and nothing late can still come, no more will happen."""
+        world, now = self.world, self.world.scheduler.now
+        if not world.judge.steady():
+            self._steady_since = now
+        if now > max(self._steady_since + 2 * max(spec.timing.lease for spec in world.specs), self.quiet + self.LATEST):
+            world.note("every package has run for two leases")
+            world.scheduler.stop()
+        else:
+            world.scheduler.after(1.0, self._rest_if_steady)
 
     def bound(self) -> float:
         """Seconds after the last fault in which everything runs again: whoever failed often holds off, whoever is stuck

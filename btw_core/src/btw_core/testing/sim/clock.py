@@ -21,6 +21,10 @@ class Scheduler:
     def after(self, seconds: float, do: Callable[[], None]) -> None:
         self.at(self.now + seconds, do)
 
+    def stop(self) -> None:
+        """Nothing is left to be done."""
+        self._heap.clear()
+
     def run(self, until: float) -> None:
         """Do everything up to the instant `until`, jumping from one thing to the next."""
         heap = self._heap

@@ -142,7 +142,7 @@ class Judge:
                 if known is not None and not known[2]:
                     life.belief[name] = (known[0], known[1], True)
                 continue
-            if known is not None and known[:2] == (claim.term, claim.sent) and not known[2]:
+            if known is not None and known[1] == claim.sent and known[0] == claim.term and not known[2]:
                 continue
             if known is not None and known[0] == claim.term:
                 if known[2]:
@@ -250,6 +250,19 @@ class Judge:
                 lives = [(n.name, n.life) for n in self.world.nodes.values()]
                 states = {n: str(x.manager.controllers[spec.name].situation.state) if x else "-" for n, x in lives}
                 self.fail(f"{spec.name} runs nowhere: {states}")
+
+    def steady(self) -> bool:
+        """Every package runs once, every other node stands by, and nothing is under way."""
+        nodes = list(self.world.nodes.values())
+        if any(node.running or node.life is None or not node.life.alive for node in nodes):
+            return False
+        for spec in self.world.specs:
+            states = [str(n.life.manager.controllers[spec.name].situation.state) for n in nodes if n.life is not None]
+            if sorted(states) != ["running", *["stand-by"] * (len(nodes) - 1)]:
+                return False
+            if not any(self._runs(node, spec) for node in nodes):
+                return False
+        return True
 
     def _runs(self, node: Node, spec: PackageSpec) -> bool:
         up = all((part := node.parts.get((spec.name, r.name))) is not None and part.up for r in spec.resources)

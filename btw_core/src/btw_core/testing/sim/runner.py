@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,6 +14,8 @@ from .world import Setting, Verdict, World
 
 #: Lines of the trace that are shown of a failure.
 SHOWN = 80
+#: Seeds after each of which a line says how far it has come.
+PROGRESS = 1000
 
 
 def run_seed(seed: int, *, minutes: float = 10.0, nodes: int = 3, keep_trace: bool = False) -> Verdict:
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, help="how many, from --seed on (default 100; 1 when only --seed is given)")
     parser.add_argument("--seed", type=int, help="the first; alone: only this one")
     parser.add_argument("--trace", action="store_true", help="print the trace of --seed")
-    parser.add_argument("--minutes", type=float, default=10.0, help="simulated minutes of each seed")
+    parser.add_argument("--minutes", type=float, default=10.0, help="simulated minutes of each seed, at most")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args(arguments)
@@ -59,12 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began, totals = time.monotonic(), dict.fromkeys(("starts", "stops", "takeovers", "adoptions"), 0)
     many = given.seeds or (100 if given.seed is None else 1)
     seeds = range(first, first + many)
-    for verdict in run_seeds(seeds, minutes=given.minutes, nodes=given.nodes, jobs=given.jobs):
+    verdicts = run_seeds(seeds, minutes=given.minutes, nodes=given.nodes, jobs=given.jobs)
+    for done, verdict in enumerate(verdicts, 1):
         if verdict.problem:
             print(explain(verdict, minutes=given.minutes, nodes=given.nodes))
             return 1
         for key in totals:
             totals[key] += getattr(verdict, key)
+        if done % PROGRESS == 0:
+            text = f"{done} seeds, the last {verdict.seed}, {time.monotonic() - began:.0f} s"
+            print(text, file=sys.stderr, flush=True)
     counted = ", ".join(f"{number} {key}" for key, number in totals.items())
     print(f"{len(seeds)} seeds kept every promise: {counted}; {time.monotonic() - began:.1f} s")
     return 0
