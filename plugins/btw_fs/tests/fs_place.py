@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import functools
 import os
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import msgspec
 import pytest
 
 from btw_core import Status
@@ -129,6 +131,12 @@ class Host:
         self.fs = Fs(device=Device(device), directory=Directory(str(directory)), name="data", **parameters)
         self.state: dict[str, Any] = {}
         self.lines: list[str] = []
+
+    def with_(self, **parameters: Any) -> Host:
+        """The same with other parameters; state and lines are shared."""
+        other = copy.copy(self)
+        other.fs = msgspec.structs.replace(self.fs, **parameters)
+        return other
 
     def start(self, seconds: float = GENEROUS) -> None:
         self._operate(Verb.START, self.fs.start, seconds)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from fs_place import alone, mount
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,43 +91,3 @@ def test_this_computer() -> None:
     for path in ("/", "/proc", "/sys", "/dev", "/etc"):
         found = table.holding(str(Path(path).resolve()))
         assert found is not None and found.id == kernel.where(path).mount
-
-
-STORM = """
-import ctypes, sys, time
-libc = ctypes.CDLL(None)
-places = [f"{sys.argv[1]}/{number}".encode() for number in range(20)]
-due = time.monotonic()
-print("on", flush=True)
-while True:
-    for place in places:
-        if libc.mount(b"storm", place, b"tmpfs", 0, None) or libc.umount2(place, 0):
-            sys.exit("cannot mount")
-        due += 0.005
-        time.sleep(max(0.0, due - time.monotonic()))
-"""
-
-
-@pytest.mark.timeout(300)
-@alone
-def test_no_wrong_answer_in_a_storm(tmp_path: Path) -> None:
-    """80 mounts, and a process that mounts and unmounts 200 times a second: 10,000 readings, each with all 80."""
-    for number in range(80):
-        (tmp_path / f"kept {number}").mkdir()
-        mount(b"kept", tmp_path / f"kept {number}", b"tmpfs")
-    for number in range(20):
-        (tmp_path / str(number)).mkdir()
-    wanted = {str(tmp_path / f"kept {number}") for number in range(80)}
-    reader = kernel.Reader()
-    with subprocess.Popen([sys.executable, "-I", "-c", STORM, tmp_path], stdout=subprocess.PIPE, text=True) as storm:
-        assert storm.stdout is not None and storm.stdout.readline()
-        changes = 0
-        for _ in range(10_000):
-            changes += reader.changed()
-            table = reader.read()
-            assert {each.point for each in table if each.source == "kept"} == wanted
-            assert all(table.at(point) is not None for point in wanted)
-        assert storm.poll() is None
-        storm.send_signal(signal.SIGKILL)
-    print(f"{reader.torn} of 10000 readings were torn, and done again; mounts had changed before {changes}")
-    assert changes > 500

@@ -37,7 +37,8 @@ def _fstab(path: Path) -> Iterator[AtBoot]:
         fields = [_ESCAPE.sub(lambda match: chr(int(match[1], 8)), field) for field in line.split()]
         if len(fields) < 3 or line.lstrip().startswith("#") or fields[2] == "swap":
             continue
-        if "noauto" not in (fields[3].split(",") if len(fields) > 3 else []):
+        options = fields[3].split(",") if len(fields) > 3 else []
+        if "noauto" not in options or "x-systemd.automount" in options:  # systemd.mount(5): mounted when it is used
             yield AtBoot(fields[0], fields[1], f"/etc/fstab:{number}", "remove that line, or add noauto to its options")
 
 

@@ -27,7 +27,7 @@ def start(fs: Fs, ctx: Context) -> None:
     kind = kind_of(fs.device, fs.fstype, fs.options)
     block = devices.appear(fs.device, ctx) if kind is Kind.BLOCK else None
     table = kernel.table()
-    _directory(fs, table)
+    _directory(fs, ctx, table)
     target = target_of(fs, ctx, table, block)
     if (there := table.at(fs.directory)) is not None and target.is_(there):
         _good(fs, there)
@@ -37,6 +37,7 @@ def start(fs: Fs, ctx: Context) -> None:
     fstype = fs.fstype
     if block is not None:
         _unheld(fs, block)
+        ctx.recheck()
         kernel.flush(block.path)
         fstype = fstype or _type(block, ctx)
         _check(fs, ctx, fstype, block)
@@ -60,16 +61,17 @@ def _good(fs: Fs, mount: Mount) -> None:
 
 
 # ---- refusals
-def _directory(fs: Fs, table: Table) -> None:
+def _directory(fs: Fs, ctx: Context, table: Table) -> None:
     """It is there, is one, is meant literally, and holds nothing that would be hidden."""
     path = fs.directory
+    if table.at(path) is not None:
+        return  # what is there is looked at as a mount
     if fs.create_directory:
+        ctx.recheck()
         try:
             Path(path).mkdir(0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise Failed(f"{path}: cannot be created: {error.strerror}") from None
-    if table.at(path) is not None:
-        return  # what is there is looked at as a mount
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -130,6 +132,7 @@ def _check(fs: Fs, ctx: Context, fstype: str, block: Block) -> None:
     words = fsck.command(fs.fsck, fstype, block.path)
     if not words:
         return
+    ctx.recheck()
     done = ctx.run(words, ok=(), env={"LC_ALL": "C"})
     verdict = fsck.verdict(words, done.code)
     if not verdict.ok:
@@ -159,6 +162,7 @@ def _mount(fs: Fs, ctx: Context, kind: Kind, fstype: str, block: Block | None) -
     end = boottime() + BRIEF
     while True:
         said = kernel.listen()
+        ctx.recheck()
         done = ctx.run(words, ok=(), env={"LC_ALL": "C"})
         kernel_said = said(block.name if block else "", fstype)
         if done.code == 0:

@@ -26,7 +26,7 @@ from .mountinfo import Number, Table
 from .target import Target
 
 #: Seconds for one step of the walk.
-PATIENCE = 0.3
+PATIENCE = 0.1
 #: Uses of one process that are named, and characters of its command.
 USES, COMMAND = 3, 80
 _PF_KTHREAD = 0x00200000
@@ -83,9 +83,12 @@ def find(target: Target, here: Table, numbers: Iterable[Number]) -> Found:
     known = frozenset(numbers)
     mounts = {each.id for each in target.everywhere(here)} | {copy.id for copy in copies(target, known)}
     sought = Sought(frozenset(mounts), known, target.exclusive)
-    owners = sockets.bound(known) if target.exclusive else {}
-    processes = tuple(_walk(lambda pid: _process(pid, sought, owners), lambda pid: _by_links(pid, sought, here)))
     looped = tuple(_loops(sought))
+    on_loops = {_number(name) for name in looped}  # who uses what is mounted of them uses ours
+    mounts |= {each.id for each in here if each.number in on_loops}
+    sought = Sought(frozenset(mounts), known, target.exclusive)
+    owners = sockets.bound(known) if target.exclusive else {}
+    processes = tuple(_walk(lambda pid: _process(pid, sought, owners), lambda pid: _by_links(pid, sought)))
     kernel = [f"loop device /dev/{name} is on a file of it: losetup -d /dev/{name}" for name in looped]
     return Found(processes, (*kernel, *_swap(sought), *_exported(sought)), looped)
 
@@ -214,9 +217,7 @@ def _has_files(pid: int) -> bool:
 def _files(place: str, sought: Sought, owners: dict[int, str]) -> Iterator[str]:
     for name in _names(f"{place}/fdinfo"):
         with contextlib.suppress(OSError):  # closed meanwhile
-            info = Path(f"{place}/fdinfo/{name}").read_text()
-            mount = int(info.partition("mnt_id:")[2].split(maxsplit=1)[0])
-            if mount in sought.mounts:
+            if _mount_of(f"{place}/fdinfo/{name}") in sought.mounts:
                 yield f"{_link(f'{place}/fd/{name}')} is open"
             elif sought.exclusive:
                 link = _link(f"{place}/fd/{name}")
@@ -241,19 +242,27 @@ def _mapped(pid: int, sought: Sought) -> Iterator[str]:
         yield f"{fields[5]} is mapped"
 
 
-def _by_links(pid: int, sought: Sought, here: Table) -> Holder | None:
-    """For one that cannot be looked at: links are read without asking any file system, and walked in our own table."""
-    stat, texts = proc_stat(pid), []
-    for link in ("cwd", "root", "exe"):
-        with contextlib.suppress(OSError):
-            texts.append(_link(f"/proc/{pid}/{link}"))
-    with contextlib.suppress(OSError):
-        texts += [_link(f"/proc/{pid}/fd/{name}") for name in _names(f"/proc/{pid}/fd")]
-    for text in texts:
-        mount = here.holding(text) if text.startswith("/") else None
-        if stat is not None and mount is not None and mount.id in sought.mounts:
-            return Holder(pid, stat.start_time, f"{describe(pid)}: {text}; more of it cannot be looked at")
-    return None
+def _by_links(pid: int, sought: Sought) -> Holder | None:
+    """For one that cannot be looked at: what is open by its mount ID, and other links, which are read without asking
+    any file system, walked in the mounts that the process itself sees."""
+    stat, uses = proc_stat(pid), []
+    with contextlib.suppress(OSError, ValueError):  # it has ended
+        theirs = table(f"/proc/{pid}/mountinfo")
+        for link in ("cwd", "root", "exe") if _link(f"/proc/{pid}/root") == "/" else ():
+            mount = theirs.holding(text := _link(f"/proc/{pid}/{link}"))
+            uses += [text] if mount is not None and mount.id in sought.mounts else []
+        for name in _names(f"/proc/{pid}/fdinfo"):
+            if _mount_of(f"/proc/{pid}/fdinfo/{name}") in sought.mounts:
+                uses.append(_link(f"/proc/{pid}/fd/{name}"))
+    if stat is None or not uses:
+        return None
+    shown = ", ".join(uses[:USES])
+    return Holder(pid, stat.start_time, f"{describe(pid)}: {shown}; more of it cannot be looked at")
+
+
+def _mount_of(fdinfo: str) -> int:
+    """Mount ID of an open file (proc(5))."""
+    return int(Path(fdinfo).read_text().partition("mnt_id:")[2].split(maxsplit=1)[0])
 
 
 def _link(path: str) -> str:
@@ -283,6 +292,12 @@ def _loops(sought: Sought) -> Iterator[str]:
             alone = sought.exclusive and _backed(name) in sought.numbers
             if alone or sought.is_(where(backing.read_text().rstrip("\n"))):
                 yield name
+
+
+def _number(name: str) -> Number:
+    """Of a loop device."""
+    major, _, minor = Path(f"/sys/block/{name}/dev").read_text().strip().partition(":")
+    return int(major), int(minor)
 
 
 def _backed(name: str) -> Number:

@@ -187,6 +187,11 @@ def listen() -> Callable[[str, str], str]:
     return said
 
 
+def node(number: Number) -> str:
+    """The kernel's own name of a block device, such as /dev/sda1. Raises OSError when it has gone."""
+    return f"/dev/{sysfs(number).resolve(strict=True).name.replace('!', '/')}"
+
+
 def sysfs(number: Number) -> Path:
     """The directory of a block device; not there when the device has gone."""
     return Path(f"/sys/dev/block/{number[0]}:{number[1]}")

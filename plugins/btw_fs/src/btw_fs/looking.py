@@ -25,7 +25,8 @@ def status(fs: Fs, ctx: Context) -> Status:
         table = monitor.table()
         target = target_of(fs, ctx, table)
         here = target.here(table)
-        if here is None and (table := monitor.table(fresh=True)):
+        if here is None:  # never from memory
+            table = monitor.table(fresh=True)
             here = target.here(table)
         if here is None:
             return _absent(fs, ctx, target, table)
@@ -56,7 +57,7 @@ def _absent(fs: Fs, ctx: Context, target: Target, table: Table) -> Status:
     if target.kind is Kind.BLOCK:
         for number in target.numbers:
             if number[0] and present(number) and not above(number):
-                path = f"/dev/{kernel.sysfs(number).resolve().name}"
+                path = kernel.node(number)
                 if not _swap(path) and kernel.held(path):
                     ctx.log(f"{path}: is not mounted here, but in use: mounted in another mount namespace, or checked")
                     return Status.DEGRADED
@@ -73,8 +74,8 @@ def _trouble(fs: Fs, ctx: Context, table: Table, here: Mount) -> str:
     if {"shutdown", "emergency_ro"} & here.super_options:
         return "the kernel has shut it down because of errors: see dmesg"
     known = remembered(ctx)
-    if known and not present((known["device"][0], known["device"][1])):
-        return f"its device {known['source']} has gone"
+    if not present((known["device"][0], known["device"][1]) if known else here.number):
+        return f"its device {here.source} has gone"
     return ""
 
 

@@ -53,6 +53,7 @@ def remember(ctx: Context, mount: Mount, device: Number) -> None:
 
 def _bound(source: str, table: Table) -> tuple[set[Number], str]:
     """Number and root that a bind mount of this directory has."""
+    source = os.path.realpath(source)
     mount = table.holding(source)
     if mount is None:
         return set(), "?"

@@ -22,6 +22,8 @@ from .mountinfo import Table
 from .placing import remembered, target_of
 from .target import Kind, Target
 
+#: Seconds for the last system call, should the time be over when it begins.
+BRIEF = 0.2
 #: Seconds kept for saying what still holds it.
 RESERVE = 0.5
 #: Seconds between two tries while users end.
@@ -55,6 +57,8 @@ class _Stop:
             table = kernel.table()
             target = target_of(self.fs, self.ctx, table)
             busy = self._unmount(target, table)
+            if not busy and target.everywhere(kernel.table()):
+                busy = "is still mounted"
             if not busy and self._alive(target):
                 busy = self._unmount_copies(target) or "it is in use without being mounted here"
             if not busy:
@@ -64,6 +68,9 @@ class _Stop:
             self._clear(target, kernel.table())
             self._pause(pause)
             pause = min(LONGEST, 1.5 * pause)
+
+    def _left(self) -> float:
+        return max(BRIEF, self.end - boottime())
 
     # ---- unmounting
     def _unmount(self, target: Target, table: Table) -> str:
@@ -87,11 +94,10 @@ class _Stop:
                 kernel.enter(inside)
             kernel.unmount(point, force=self.force)
 
-        left = self.end - boottime()
-        limit = min(POLITE, left / 3) if target.forceable and not self.force else left
+        limit = min(POLITE, self._left() / 3) if target.forceable and not self.force else self._left()
         where = f"{point} in the mount namespace of pid {inside}" if inside else point
         try:
-            call(f"umount {where}", act, max(0.05, limit))
+            call(f"umount {where}", act, max(BRIEF, limit))
         except Hung as hung:
             if target.forceable and not self.force:
                 self.force = True
@@ -114,16 +120,20 @@ class _Stop:
         if target.kind is not Kind.BLOCK:
             return False
         device = self._device(target)
-        try:
-            return device != "" and not _stacked(device) and kernel.held(device)
-        except OSError as error:
-            self.ctx.log(f"{device}: {error.strerror}: whether it is still in use cannot be asked")
+        if device == "" or _stacked(device):
             return False
+        try:
+            call(f"open {device}", lambda: _claim(device), self._left())
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return True
+            self.ctx.log(f"{device}: {error.strerror}: whether it is still in use cannot be asked")
+        return False
 
     def _device(self, target: Target) -> str:
         for number in sorted(target.numbers):
             with contextlib.suppress(OSError):
-                return f"/dev/{(kernel.sysfs(number)).resolve(strict=True).name}"
+                return kernel.node(number)
         return ""
 
     def _unmount_copies(self, target: Target) -> str:
@@ -192,6 +202,12 @@ class _Stop:
         else:
             text += "; nobody is found who uses it: see `lsof`, or a mount namespace that no process is in"
         return text
+
+
+def _claim(device: str) -> None:
+    """Raises OSError, EBUSY when somebody has it. May block while its disk does not answer."""
+    if kernel.held(device):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def _stacked(device: str) -> bool:
