@@ -149,7 +149,7 @@ class Host:
     def status(self) -> Status:
         context = FakeContext(None, state=dict(self.state))
         try:
-            return self.fs.status(context)  # type: ignore[arg-type]
+            return self.fs.status(context)
         finally:
             self.lines += context.lines
 

@@ -216,7 +216,7 @@ def test_multi_mount_protection(tmp_path: Path) -> None:
         beating = threading.Thread(target=beat)
         beating.start()
         try:
-            with pytest.raises(Failed, match="multi-mount protection.*another node"):
+            with pytest.raises(Failed, match=r"multi-mount protection.*another node"):
                 Host(ours, tmp_path / "m").start(60)
         finally:
             stop.set()
