@@ -428,6 +428,28 @@ def test_give_back_leaves_nothing_of_ours_and_all_of_others(kind: Kind) -> None:
     assert disk.registered == dict.fromkeys(paths("n2"), own("n2", 2)) and disk.reserved
 
 
+def test_give_back_twice_to_a_disk_that_is_choosy() -> None:
+    """The Linux target answers RELEASE of who is not registered with "not ready": nothing is sent there, or it is no
+    matter; what is left in the end is."""
+    disk = Disk()
+    first = Life(disk, "n1", 1)
+    not_ready = Reply(CHECK_CONDITION, sense=bytes([0x72, 2, 8, 0]))
+
+    def choosy(nexus: str, action: In | Out) -> Reply | None:
+        return not_ready if action is Out.RELEASE and nexus not in disk.registered else None
+
+    disk.hook = choosy
+    first.take()
+    disk.path("n1.1").unregister(first.terms.own)
+    for _ in range(2):
+        first.taking().give_back()
+        assert not disk.registered
+    first.take()
+    disk.hook = lambda nexus, action: not_ready if action is Out.REGISTER else None
+    with pytest.raises(Failed, match="a registration of this node is left"):
+        first.taking().give_back()
+
+
 # ---- judged
 def test_what_status_says() -> None:
     """Each picture that the disk may show, for who took it under this term, and who did not."""

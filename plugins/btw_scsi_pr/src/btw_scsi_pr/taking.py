@@ -10,6 +10,7 @@ The order is what makes it safe, whatever other nodes do meanwhile and wherever 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -83,6 +84,8 @@ class Taking:
             self._reserve()
             self._verify()
         except Trouble as trouble:
+            with contextlib.suppress(Trouble):
+                self._give_way()  # that another has it by now says more
             raise Failed(f"{trouble}; the disk is {self.wwid}") from trouble
 
     def still_ours(self) -> bool:
@@ -96,10 +99,15 @@ class Taking:
 
     def give_back(self) -> None:
         """Release the reservation, and withdraw every key of ours. Somebody else's is left alone."""
+        def ours() -> bool:
+            return self._any(lambda path: self.terms.own in path.keys().keys)
+
         try:
+            if not ours():
+                return
             self._each(lambda path: self._quietly(lambda: path.release(self.terms.own, self.terms.kind)))
             self._each(lambda path: self._quietly(lambda: path.unregister(self.terms.own)))
-            left = self._any(lambda path: self.terms.own in path.keys().keys)
+            left = ours()
         except Trouble as trouble:
             raise Failed(str(trouble)) from trouble
         if left:
@@ -178,6 +186,13 @@ class Taking:
                 ) from refused
             self._log(f"{self.wwid}: preempted without abort; writes that the disk has queued may still be carried out")
 
+    def _give_way(self) -> None:
+        """To a higher term."""
+        _, higher, _ = self.terms.sorted(self._any(lambda path: path.keys().keys))
+        if higher:
+            self._withdraw()
+            self._refuse(higher, set())
+
     def _withdraw(self) -> None:
         """Registered too late. The reservation is not given up: without one nobody would be shut out."""
         if self.terms.holds(self._any(PrPath.reservation)) and self.terms.kind not in OF_ALL:
@@ -197,10 +212,7 @@ class Taking:
 
     def _verify(self) -> None:
         """On every path: they may lead to different controllers of the disk."""
-        _, higher, _ = self.terms.sorted(self._any(lambda path: path.keys().keys))
-        if higher:
-            self._withdraw()
-            self._refuse(higher, set())
+        self._give_way()
 
         def check(path: PrPath) -> None:
             there = path.keys().keys
@@ -245,10 +257,8 @@ class Taking:
         self._paths.remove(path)
 
     def _quietly(self, do: Callable[[], None]) -> None:
-        try:
+        with contextlib.suppress(Conflict, Refused):  # not ours, or not any more: what is there is looked at afterwards
             do()
-        except Conflict:  # it is not ours, or not any more
-            return
 
     def _words(self, numbers: Iterable[int]) -> str:
         return " and ".join(self.terms.of(number) for number in sorted(numbers))
