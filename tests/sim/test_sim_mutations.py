@@ -240,10 +240,6 @@ def term_lost_in_a_crash() -> AbstractContextManager[None]:
     return replaced(Saved, "lasting", lambda _original: property(lambda saved: ("", saved.off)))
 
 
-def switched_on_by_a_crash() -> AbstractContextManager[None]:
-    return replaced(Saved, "lasting", lambda _original: property(lambda saved: (saved.term, "")))
-
-
 def sweep_skipped() -> AbstractContextManager[None]:
     def new(following: Callable[..., None]) -> Callable[..., None]:
         def without(self: Work) -> None:
