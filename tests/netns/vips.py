@@ -173,7 +173,8 @@ class Field(Sight):
 
 @contextlib.contextmanager
 def field() -> Iterator[Field]:
-    """Two nodes, with one address of each kind."""
-    with Cluster(timeout=15, nodes=2, resources=RESOURCES) as cluster, Field(cluster) as made:
+    """Two nodes, with one address of each kind. A killed manager has `timeout` to be followed by another, which takes
+    many seconds on a busy computer."""
+    with Cluster(timeout=20, nodes=2, resources=RESOURCES) as cluster, Field(cluster) as made:
         made.heal()
         yield made
