@@ -111,6 +111,8 @@ def bench(session: nox.Session) -> None:
     """Costs as ratios against a baseline measured in the same run."""
     install(session)
     session.run("python", "tests/bench.py", *session.posargs)
+    if not session.posargs:
+        session.run("python", "tests/bench_vip.py")
 
 
 @nox.session(default=False)

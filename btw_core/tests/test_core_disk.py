@@ -35,7 +35,46 @@ def test_what_is_saved_is_loaded(disk: FileDisk) -> None:
     disk.save("web", saved)
     assert disk.load("web") == saved
     assert disk.load("other") is None
-    assert sorted(path.name for path in disk.directory.iterdir()) == ["web.json", "web.lock"]
+    assert sorted(path.name for path in disk.directory.iterdir()) == ["web.json", "web.lock", "web.now"]
+
+
+def test_what_a_crash_of_the_computer_leaves(disk: FileDisk) -> None:
+    """In this boot the last word counts. In another one: the highest term that had to last, and whether the package is
+    switched off here. Nothing else is written for good, for nothing else is true after a crash."""
+    first = Saved(incarnation=life(), term=7)
+    disk.save("web", first)
+    up = msgspec.structs.replace(first, may_be_up=True, pending=("a.1",))
+    disk.save("web", up)
+    taken = msgspec.structs.replace(up, term=8)
+    disk.save("web", taken, durable=False)
+    assert FileDisk(disk.directory).load("web") == taken
+    _crash(disk)
+    assert FileDisk(disk.directory).load("web") == first
+    for lasting in (taken, msgspec.structs.replace(taken, off="critical")):
+        disk.save("web", lasting)
+        _crash(disk)
+        assert FileDisk(disk.directory).load("web") == lasting
+
+
+@pytest.mark.parametrize("torn", [b"", b"{half", b"\xff\xfe"])
+def test_news_of_another_boot_are_none(disk: FileDisk, torn: bytes) -> None:
+    """Whole or torn: they were never on the disk for good. In this boot, which has written the one and the other, torn
+    news are damage like any other."""
+    mine = life()
+    before = Saved(incarnation=msgspec.structs.replace(mine, boot="another"), term=7)
+    disk.save("web", before)
+    for content in (msgspec.json.encode(msgspec.structs.replace(before, term=3, may_be_up=True)), torn):
+        (disk.directory / "web.now").write_bytes(content)
+        assert FileDisk(disk.directory).load("web") == before
+    disk.save("web", Saved(incarnation=mine, term=8))
+    (disk.directory / "web.now").write_bytes(torn)
+    with pytest.raises(ValueError, match=r"web\.now is damaged .* mv "):
+        disk.load("web")
+
+
+def _crash(disk: FileDisk) -> None:
+    """The computer's: what was not written with fsync(2) is gone."""
+    (disk.directory / "web.now").unlink(missing_ok=True)
 
 
 def test_a_life_knows_its_ethernet_addresses() -> None:
@@ -90,7 +129,7 @@ def test_a_failed_save_keeps_what_was_there(disk: FileDisk) -> None:
 def test_a_full_disk_is_named_with_the_file(disk: FileDisk) -> None:
     """write(2) says ENOSPC without a name; who reads it at night wants to know which disk."""
     (disk.directory / "web.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"No space left on device: '.*/web\.json'"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/web\.now'"):
         disk.save("web", Saved(incarnation=life(), term=1))
 
 

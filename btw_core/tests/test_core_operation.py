@@ -27,6 +27,8 @@ from btw_core.wire import Result
 class Nobody:
     """A containment with no process in it, and with what the tests put there."""
 
+    prompt = False
+
     def __init__(self, **members: list[int]) -> None:
         self.found = {f"n/p/{operation}": pids for operation, pids in members.items()}
         self.killed: list[str] = []

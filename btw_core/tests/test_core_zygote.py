@@ -17,7 +17,7 @@ from zygote_stock import SOON, manager, read_pid, run, wait_until
 
 from btw_core.clock import boottime
 from btw_core.command import alive
-from btw_core.containment import find_cgroup_root
+from btw_core.containment import containment, find_cgroup_root
 from btw_core.ports import ExecutorLost
 from btw_core.types import Verb
 
@@ -278,6 +278,22 @@ def test_sweep_of_some_operations(tmp_path: Path, cgroups: bool) -> None:
             assert (await m.do(Verb.SWEEP, only=("nonce.1",))).ok
             assert not m.running("daemon")
             assert m.running("service")
+
+    run(test)
+
+
+@pytest.mark.skipif(CGROUPS is None, reason="no cgroup v2 to write to")
+def test_a_sweep_that_finds_nobody(tmp_path: Path) -> None:
+    """It is answered without a process of its own, and forgets the places."""
+
+    async def test() -> None:
+        async with manager(tmp_path, one(), cgroups=True) as m:
+            here = containment(m.node, str(m.cgroup))
+            assert (await m.do(Verb.START)).ok
+            here.create(here.place("p", "nonce.1.2"))  # as an operation leaves it that was killed with its zygote
+            assert list(here.members("p").values()) == [[]]
+            assert (await m.do(Verb.SWEEP)).ok
+            assert here.members("p") == {}
 
     run(test)
 

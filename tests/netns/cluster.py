@@ -49,6 +49,7 @@ class Node:
         (self.directory / "packages" / f"{PACKAGE}.toml").write_text(
             f"[package]\npace = {t.pace:g}\ntimeout = {t.timeout:g}\n"
             f"start_timeout = {t.start_timeout:g}\nstop_timeout = {t.stop_timeout:g}\n"
+            f"{cluster.resources}"
             f'[[resource]]\ntype = "service"\ncommand = [{words}]\n'
         )
 
@@ -99,12 +100,15 @@ class Node:
 
 
 class Cluster:
-    """n1, n2 and n3 (10.77.0.21 to 23), running, with the package active on one of them.
+    """n1, n2 and n3 (10.77.0.21 to 23), running, with the package active on one of them. `resources` (TOML) come before
+    the service of the referee.
 
     At the end no two services were ever active at once, or leaving the context fails.
     """
 
-    def __init__(self, *, timeout: float = 8.0) -> None:
+    def __init__(self, *, timeout: float = 8.0, nodes: int = 3, resources: str = "") -> None:
+        self.resources = resources
+        self._numbers = range(1, nodes + 1)
         self.timing = Timing(pace=1.0, timeout=timeout, start_timeout=5.0, stop_timeout=2.0)
         self.events: list[Event] = []
         self._stack = contextlib.ExitStack()
@@ -115,7 +119,7 @@ class Cluster:
             self.lab = stack.enter_context(Lab())
             self.referee = stack.enter_context(Referee(self.lab.directory / "referee"))
             self.etcd = Etcd(self.lab)
-            self.nodes = [Node(self.lab.host(f"n{number}", 20 + number), self) for number in (1, 2, 3)]
+            self.nodes = [Node(self.lab.host(f"n{number}", 20 + number), self) for number in self._numbers]
             self.etcd.start()
             self.etcd.wait_healthy()
             self.nodes[0].btw("init")

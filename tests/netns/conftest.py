@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from .cluster import Cluster
+from .vips import Field
 
 Measured = Callable[[str], None]
 
@@ -45,9 +46,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test shows all journals, and what the referee saw."""
     report = yield
-    cluster: Any = getattr(item, "funcargs", {}).get("cluster")
-    if report.failed and isinstance(cluster, Cluster):
-        report.sections.append(("cluster", cluster.told()))
+    given: Any = getattr(item, "funcargs", {})
+    told = given.get("cluster") or given.get("ground")
+    if report.failed and isinstance(told, Cluster | Field):
+        report.sections.append(("cluster", told.told()))
     return report
 
 

@@ -203,6 +203,12 @@ class Lab:
         """A new one on the bridge; `number` from 2 to 99 (one more than that may be used for virtual addresses)."""
         assert 2 <= number <= 99 and number not in [host.number for host in self.hosts.values()]
         host = self._host(name, number)
+        self.plug(host)
+        host.run("nft", "-f", "-", input=_FIREWALL)
+        return host
+
+    def plug(self, host: Host) -> None:
+        """Give it an Ethernet interface, with its addresses, on the bridge."""
         port = self._port(host)
         self._ip(
             self.hub,
@@ -210,8 +216,6 @@ class Lab:
             f"link set {port} master {BRIDGE} up",
         )
         self._ip(host, f"link set {ETHERNET} up", *self._addresses(host, ETHERNET))
-        host.run("nft", "-f", "-", input=_FIREWALL)
-        return host
 
     # ---- faults of the network
     def cut(self, host: Host) -> None:

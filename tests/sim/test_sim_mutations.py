@@ -33,7 +33,7 @@ from btw_core.testing.sim.fencing import Disks
 from btw_core.testing.sim.keeper import SimPulse
 from btw_core.testing.sim.runner import run_seed
 from btw_core.testing.sim.store import SimStore
-from btw_core.types import Health, Incarnation, PackageSpec, State, Verb
+from btw_core.types import Health, Incarnation, PackageSpec, Saved, State, Verb
 from btw_core.work import Work
 
 #: Seeds within which each mutation must be caught.
@@ -235,6 +235,11 @@ def term_floor_ignored() -> AbstractContextManager[None]:
     return _judging(new)
 
 
+def term_lost_in_a_crash() -> AbstractContextManager[None]:
+    """No later term than the first is ever on the disk for good."""
+    return replaced(Saved, "lasting", lambda _original: property(lambda saved: ("", saved.off)))
+
+
 def sweep_skipped() -> AbstractContextManager[None]:
     def new(following: Callable[..., None]) -> Callable[..., None]:
         def without(self: Work) -> None:
@@ -373,6 +378,7 @@ MUTATIONS = (
     intent_not_saved,
     former_operations_not_ended,
     term_floor_ignored,
+    term_lost_in_a_crash,
     sweep_skipped,
     write_without_expected_revision,
     left_behind_is_left_up,

@@ -58,6 +58,9 @@ def kill_process(process: Process) -> None:
 class Containment(Protocol):
     """Where the processes of one node's operations are. No method waits for a process to end."""
 
+    #: Its answers wait for no lock of any process: what /proc says of one in D state may.
+    prompt: bool
+
     def place(self, package: str, operation: str) -> str: ...
 
     def create(self, place: str) -> None:
@@ -149,6 +152,8 @@ def prune(root: str) -> None:
 class Cgroups:
     """One directory ROOT/PACKAGE/OPERATION for each operation."""
 
+    prompt = True
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
@@ -236,6 +241,8 @@ class Cookies:
     """BTW_HOME, BTW_PACKAGE and BTW_OPERATION in the environment that /proc shows. Places are HOME/PACKAGE/OPERATION.
 
     Less than cgroups: whoever clears its environment gets away, and so does a process of another user."""
+
+    prompt = False
 
     def __init__(self, home: str) -> None:
         self.home = home

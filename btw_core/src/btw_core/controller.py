@@ -52,7 +52,7 @@ class Controller:
             spec,
             me,
             done=self._worked,
-            remember=lambda: self.memory.save(),
+            remember=lambda: self.memory.save(durable=False),
             may_begin=self.claim.may_begin,
             holders=lambda: self.claim.holders,
             handed_over=lambda: self.claim.handed_over,

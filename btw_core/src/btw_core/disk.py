@@ -1,4 +1,10 @@
-"""The node's memory: one JSON file for each package, and a lock that one manager holds for its whole life."""
+"""The node's memory, and a lock that one manager holds for its whole life.
+
+Two JSON files for each package. PKG.now is the last word, for the boot in which it was written: a manager that is
+killed loses nothing of it, for the page cache outlives processes. PKG.json is on the disk for good, and says what
+counts after a crash of the computer, when nothing is up any more: the highest term, and whether the package is switched
+off here. So an fsync(2), which takes some ms on many disks, is not in the way of a start or a release.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from .clock import boot_id
 from .types import Saved
 
 
@@ -27,6 +34,8 @@ class FileDisk:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._locks: dict[str, int] = {}
+        self._written: dict[str, bytes] = {}  # by this object: what its files hold
+        self._durable: dict[str, tuple[int, str]] = {}
 
     def lock(self, package: str) -> None:
         """Does not block. Raises Busy with the holder's name, OSError."""
@@ -71,22 +80,19 @@ class FileDisk:
 
     def load(self, package: str) -> Saved | None:
         """See `ports.Disk`. Raises OSError, ValueError (damaged, with the remedy)."""
-        path = self._path(package)
+        lasting = _read(self._path(package), package)
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            return msgspec.json.decode(data, type=Saved)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}): what this node had begun for {package} is not known. Make sure that "
-                f"{package} is down here, then: mv {path} {path}.damaged (its lock, if it was held, has to run out)"
-            ) from error
+            news = _read(self._path(package).with_suffix(".now"), package)
+        except ValueError:
+            if lasting is not None and lasting.incarnation.boot == boot_id():
+                raise  # both were written whole in this boot
+            return lasting  # torn by a crash of the computer
+        return news if news is not None and news.incarnation.boot == boot_id() else lasting
 
     def known(self, package: str) -> bool:
         """See `ports.Disk`. Looks into the memory of every node beside this one."""
-        for path in self.directory.parent.glob(f"*/{glob.escape(package)}.json"):
+        name = glob.escape(package)
+        for path in (each for end in ("json", "now") for each in self.directory.parent.glob(f"*/{name}.{end}")):
             try:
                 saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             except FileNotFoundError:
@@ -97,26 +103,37 @@ class FileDisk:
                 return True
         return False
 
-    def save(self, package: str, saved: Saved) -> None:
-        """See `ports.Disk`. Blocks for two fsyncs. Raises OSError; then the former content is still there."""
-        path = self._path(package)
+    def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:
+        """See `ports.Disk`. Blocks for two fsyncs when what lasts has changed, and hardly otherwise. Raises OSError;
+        then each file still has its former content."""
+        data, path = msgspec.json.encode(saved) + b"\n", self._path(package)
+        if self._written.get(package) != data:
+            self._write(path.with_suffix(".now"), data, lasting=False)
+            self._written[package] = data
+        if durable and self._durable.get(package) != saved.lasting:
+            self._write(path, data, lasting=True)
+            self._durable[package] = saved.lasting
+
+    def _write(self, path: Path, data: bytes, *, lasting: bool) -> None:
         temporary = path.with_suffix(".tmp")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(saved) + b"\n")
+                file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             temporary.rename(path)
         except OSError as error:
             with contextlib.suppress(OSError):  # the first error is the one that counts
                 temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error  # write(2) and fsync(2) name no file
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)  # the new name is durable only with its directory (fsync(2))
-        finally:
-            os.close(directory)
+        if lasting:
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)  # the new name is durable only with its directory (fsync(2))
+            finally:
+                os.close(directory)
 
     def close(self) -> None:
         """Let go of every lock. May be repeated."""
@@ -125,6 +142,18 @@ class FileDisk:
 
     def _path(self, package: str) -> Path:
         return self.directory / f"{package}.json"
+
+
+def _read(path: Path, package: str) -> Saved | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Saved)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): what this node had begun for {package} is not known. Make sure that "
+            f"{package} is down here, then: mv {path} {path}.damaged (its lock, if it was held, has to run out)"
+        ) from error
 
 
 def _command_line() -> str:

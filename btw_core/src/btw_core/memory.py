@@ -45,7 +45,7 @@ class Memory:
         self.fate: float | None = None  # this node is to be fenced: the instant that was decided
         self.limits: tuple[float, float] | None = None  # lost_at and hard of what it left up
         self._operation, self._left_behind = operation, left_behind
-        self._floor = -1  # as it is on disk
+        self._floor = -1  # as it is on disk for good
         self._trouble = ""  # why it could not be written the last time
 
     # ---- the disk
@@ -68,8 +68,8 @@ class Memory:
             self.limits = said or (now, now + self.spec.timing.stop_timeout)
         self.save()
 
-    def save(self) -> None:
-        """Durable on return. Raises OSError."""
+    def save(self, *, durable: bool = True) -> None:
+        """See `Disk.save`. Raises OSError."""
         pending = self.work.pending if self.ready or self.former is None else self.former.pending
         saved = Saved(
             incarnation=self.me if self.former is None else self.former.incarnation,
@@ -80,13 +80,14 @@ class Memory:
             off=self.off,
             state=self.work.state,
         )
-        self.desk.ports.disk.save(self.spec.name, saved)
-        self._floor = saved.term
+        self.desk.ports.disk.save(self.spec.name, saved, durable=durable)
+        if durable:
+            self._floor = saved.term
 
-    def try_save(self) -> None:
+    def try_save(self, *, durable: bool = True) -> None:
         """Where the effect is not of our making, or already undone: go on without memory, but say so."""
         try:
-            self.save()
+            self.save(durable=durable)
         except OSError as error:
             trouble = f"cannot write memory: {error}"
             if trouble != self._trouble:  # said once
@@ -140,8 +141,9 @@ class Memory:
             ready()
 
     def noted(self) -> None:
-        """A record was read: its term has to be known here even after the store is lost or set back."""
-        if self.claim.floor != self._floor:
+        """A record was read: its term has to be known here even after the store is lost or set back. The one that we
+        have just taken waits until it is started: an fsync takes time, and after a crash nothing of it is up."""
+        if self.claim.floor != self._floor and not self.claim.held:
             self.try_save()
 
     def taking(self) -> None:
@@ -155,7 +157,7 @@ class Memory:
     def acquired(self) -> None:
         """The lock is ours, and so is from now on what a former life may have left up."""
         self.former, self.claim.predecessors = None, ()
-        self.try_save()
+        self.try_save(durable=False)
 
     def begun(self) -> None:
         """From here on it may be up by our doing."""

@@ -94,7 +94,7 @@ def perform(
         case Verb.SURVEY:
             survivors = _described(here.members(operation.package), {place})
         case Verb.SWEEP:
-            survivors = _sweep(lambda: _members(here, operation), {place}, here, end, log)
+            survivors = _sweep(lambda: members(here, operation), {place}, here, end, log)
             error = _survived(survivors)
         case Verb.FENCE if operation.resource:
             error = _work(operation, inventory, state, end, log, pulse)
@@ -208,8 +208,8 @@ class _Printed(io.TextIOBase):
 
 
 # ---- sweep, survey, fence ---------------------------------------------------------------------------------------
-def _members(here: Containment, operation: Operation) -> dict[str, list[int]]:
-    """Of the whole package, or only of some operations."""
+def members(here: Containment, operation: Operation) -> dict[str, list[int]]:
+    """Whom a sweep is about: of the whole package, or only of some operations."""
     found = here.members(operation.package)
     if not operation.only:
         return found

@@ -171,8 +171,9 @@ class Disk(Protocol):
         """Some node of this computer has seen a term of the package, or cannot say. Does not raise."""
         ...
 
-    def save(self, package: str, saved: Saved) -> None:
-        """Durable on return (write, fsync, rename, fsync of the directory). Raises OSError."""
+    def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:
+        """For whoever loads it in this boot. What counts after a crash of the computer as well (`Saved.lasting`) is on
+        the disk on return; not `durable`: it may come with a later save. Raises OSError."""
         ...
 
 

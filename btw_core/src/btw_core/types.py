@@ -137,7 +137,7 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node remembers of a package across lives of its manager (fsynced before any effect)."""
+    """What a node remembers of a package across lives of its manager, written before any effect."""
 
     incarnation: Incarnation
     heirs: tuple[Incarnation, ...] = ()  # later lives, each of which was about to take over what `incarnation` had
@@ -146,6 +146,11 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     pending: tuple[str, ...] = ()  # operation ids that were begun and not seen to end
     off: str = ""  # why this package is switched off on this node ("" = on)
     state: dict[str, dict[str, Any]] = {}  # per resource name: what the plugin keeps (ctx.state)
+
+    @property
+    def lasting(self) -> tuple[int, str]:
+        """What counts in another boot as well: after a crash of the computer nothing else of it is there."""
+        return self.term, self.off
 
     @property
     def lives(self) -> tuple[Incarnation, ...]:

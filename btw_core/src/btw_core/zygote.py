@@ -33,11 +33,12 @@ from .clock import boottime
 from .command import child_setup, ending
 from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
 from .observer import Observer
-from .operation import Inventory, Stock, perform
+from .operation import Inventory, Stock, members, perform
 from .ports import Operation
 from .pulse import PULSE
 from .resource import ConfigError, Problem
 from .steady import ordinary
+from .types import Verb
 
 #: Seconds that everything running may take to vanish once the manager is gone.
 LAST_WAIT = 2.0
@@ -167,6 +168,10 @@ class Zygote:
 
     # ---- forking
     def _operate(self, operation: Operation) -> None:
+        if operation.verb is Verb.SWEEP and self._clean(operation):
+            self._tell(wire.Result(id=operation.id))
+            self._tell(wire.Exited(id=operation.id))
+            return
         place = self._here.place(operation.package, operation.id)
 
         def job() -> int:
@@ -189,6 +194,20 @@ class Zygote:
             self._tell(wire.Exited(id=operation.id, cause=f"cannot begin: {error}"))
         else:
             self._children.append(_Child(operation.id, place, pid))
+
+    def _clean(self, operation: Operation) -> bool:
+        """A sweep that finds nobody, as nearly all do, needs no process of its own, whose fork takes longer than it."""
+        if not self._here.prompt:
+            return False
+        try:
+            found = members(self._here, operation)
+        except OSError:
+            return False
+        if any(found.values()):
+            return False
+        for place in found:
+            self._here.remove(place)
+        return True
 
     def _observe(self, number: int, descriptor: int) -> None:
         place = self._here.place(OBSERVER, f"{self._manager}-{number}")

@@ -1,4 +1,4 @@
-"""Whole nodes: `btw run` in two namespaces on one lock, a client that pings."""
+"""Whole nodes: `btw run` in two namespaces on one lock; what moves or heals them is in tests/netns."""
 
 from __future__ import annotations
 
@@ -156,63 +156,6 @@ def longest(answers: list[float]) -> float:
     return max(later - earlier for earlier, later in pairwise(answers))
 
 
-def test_a_planned_move(make: Callable[..., Pair]) -> None:
-    """`btw stop` on one node: the other has both addresses at once, and clients go there."""
-    pair = make()
-    pings = [pair.client.start(ping, text, 6.0) for text in (V4, V6)]
-    time.sleep(1.0)
-    pair.a.stop()
-    wait(pair.both(pair.b), "b has both", pair)
-    assert pair.a.has() == set()
-    for text in BOTH:
-        wait(lambda text=text: cached(pair.client, text) == pair.net["b"].mac, "the cache follows", pair)  # type: ignore[misc]
-    gaps = [longest(job.result()) for job in pings]
-    print("planned move, longest gaps:", ", ".join(f"{1000 * gap:.0f} ms" for gap in gaps))
-    assert max(gaps) < 4.0
-
-
-def test_deleted_by_hand(make: Callable[..., Pair]) -> None:
-    """Put back by the same node, counted in the journal, without another start."""
-    pair = make()
-    pings = pair.client.start(ping, V4, 3.0)
-    time.sleep(1.0)
-    pair.net["a"].ip("address", "del", V4, "dev", "eth0")
-    wait(lambda: pair.a.said("put back, 1 of 5 in a minute"), "healed", pair)
-    wait(lambda: pair.a.state() == "running", "healthy again", pair)
-    assert pair.a.has() == BOTH
-    assert sum(line.get("state") == "starting" for line in pair.a.journal()) == 1
-    print(f"deleted: {1000 * longest(pings.result()):.0f} ms")
-
-
-def test_deleted_in_a_loop(make: Callable[..., Pair]) -> None:
-    """Who deletes it again and again makes the package fail here, with the count, and move."""
-    pair = make("heals = 3")
-    for number in range(1, 5):
-        wait(lambda: V4 in pair.a.has(), "there", pair)
-        pair.net["a"].ip("address", "del", V4, "dev", "eth0")
-        if number < 4:
-            wait(lambda number=number: pair.a.said(f"put back, {number} of 3"), f"heal {number}", pair)  # type: ignore[misc]
-    wait(pair.both(pair.b), "b has both", pair)
-    assert pair.a.said("deleted 4 times within a minute, heals = 3")
-    assert pair.a.has() == set()
-
-
-@pytest.mark.parametrize("fault", ["cable", "down", "deleted"])
-def test_the_interface_fails(make: Callable[..., Pair], fault: str) -> None:
-    """Its cable, set down, deleted: the other node has both addresses soon; nobody waits for `timeout`."""
-    pair = make('interface = "eth0"')
-    begun = time.monotonic()
-    if fault == "cable":
-        pair.net["switch"].ip("link", "set", "to-a", "down")
-    elif fault == "down":
-        pair.net["a"].ip("link", "set", "eth0", "down")
-    else:
-        pair.net["a"].ip("link", "del", "eth0")
-    wait(pair.both(pair.b), "b has both", pair)
-    print(f"{fault}: {time.monotonic() - begun:.2f} s")
-    assert pair.a.has() == set()
-
-
 def test_carrier_loss_degraded(make: Callable[..., Pair]) -> None:
     """on_carrier_loss = degraded: it stays for a while, and is healthy when the cable is back."""
     pair = make('on_carrier_loss = "degraded"')
@@ -239,18 +182,6 @@ def test_the_manager_is_killed(make: Callable[..., Pair]) -> None:
     pair.a.stop()
     assert pair.a.has() == set()
     assert pair.net["a"].processes() == []
-
-
-def test_a_stranger_has_it(make: Callable[..., Pair]) -> None:
-    """A machine that took the address while it was nowhere: refused, with its MAC address in the journal."""
-    pair = make()
-    pair.a.stop()
-    wait(pair.both(pair.b), "b has both", pair)
-    pair.b.stop()
-    pair.client.ip("address", "add", V4, "dev", "eth0")
-    pair.a.run()
-    wait(lambda: pair.a.said(f"{pair.client.mac} on eth0 has it"), "refused", pair)
-    assert pair.a.has() == set()
 
 
 def test_somebody_else_announces_it(make: Callable[..., Pair]) -> None:

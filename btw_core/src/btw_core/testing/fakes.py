@@ -124,7 +124,7 @@ class MemoryDisk:
     def known(self, package: str) -> bool:
         return package in self.saved and self.saved[package].term > 0
 
-    def save(self, package: str, saved: Saved) -> None:
+    def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:
         if self.full:
             raise OSError(28, "No space left on device")
         self.saved[package] = saved

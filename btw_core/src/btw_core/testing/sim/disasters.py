@@ -155,6 +155,7 @@ def memory_lost(storm: Storm) -> None:
     if node.life is not None:
         node.life.die("kill -9")
     node.state.files.clear()
+    node.state.durable.clear()
     node.state.lost = True
 
 

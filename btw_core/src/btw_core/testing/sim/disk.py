@@ -16,6 +16,7 @@ class State:
 
     def __init__(self) -> None:
         self.files: dict[str, Saved] = {}
+        self.durable: dict[str, Saved] = {}  # what a crash of the computer leaves of them
         self.full = False
         self.lost = False  # at some time it was lost or could not be written: memory may be wrong since
 
@@ -33,8 +34,11 @@ class SimDisk:
         states = (node.state for node in self._life.world.nodes.values())
         return any(package in state.files and state.files[package].term > 0 for state in states)
 
-    def save(self, package: str, saved: Saved) -> None:
+    def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:
         if self._state.full:
             raise OSError(errno.ENOSPC, "No space left on device")
         self._state.files[package] = saved
+        before = self._state.durable.get(package)
+        if durable and (before is None or before.lasting != saved.lasting):
+            self._state.durable[package] = saved
         self._life.passed_port()

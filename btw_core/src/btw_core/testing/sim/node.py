@@ -52,6 +52,7 @@ class Computer:
             node.parts.clear()
             node.leases.clear()
             node.locks.clear()
+            node.state.files = dict(node.state.durable)
             if node.keeper is not None:
                 node.keeper.booted()
 
