@@ -75,7 +75,7 @@ def sim(session: nox.Session) -> None:
 def system(session: nox.Session) -> None:
     """Real processes on this computer."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "-n", "4", "tests/system", *session.posargs)  # they wait most of the time
+    session.run("pytest", "-n", "3", "tests/system", *session.posargs)  # they wait most of the time
 
 
 @nox.session(tags=["timed"])
