@@ -2,6 +2,7 @@
 
 Sessions use the interpreter that runs nox and the versions of constraints.txt. Distributions are installed, never
 imported from the checkout, so that what is tested is what a user gets. pytest's exit code 5 (no test found) fails.
+Default sessions are `calm` (no time but the simulated one counts) or `timed`: .ci/run lets both kinds run at once.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def install(session: nox.Session, *tools: str, distributions: bool = True) -> No
     session.install("-c", PINS, *fresh, *tools, *paths, env={"UV_BUILD_CONSTRAINT": PINS})
 
 
-@nox.session
+@nox.session(tags=["calm"])
 def lint(session: nox.Session) -> None:
     """ruff."""
     install(session, "ruff", distributions=False)
     session.run("ruff", "check", ".")
 
 
-@nox.session
+@nox.session(tags=["calm"])
 def types(session: nox.Session) -> None:
     """mypy --strict over the sources and tests of each distribution and over tests/."""
     install(session, "mypy", "nox", "rich", *TEST_TOOLS)
@@ -53,7 +54,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "--strict", "noxfile.py")
 
 
-@nox.session
+@nox.session(tags=["timed"])
 def unit(session: nox.Session) -> None:
     """Tests of the distributions and of what crosses them, except the slow kinds below."""
     install(session, *TEST_TOOLS)
@@ -62,28 +63,29 @@ def unit(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *others, *places, "tests", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["calm"])
 def sim(session: nox.Session) -> None:
     """The simulation: the real manager against faults, in virtual time."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "-n", "2", "tests/sim", *session.posargs)
+    patient = ["--timeout", "900"]  # it may get little of the processors
+    session.run("pytest", "-n", "2", *patient, "tests/sim", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["timed"])
 def system(session: nox.Session) -> None:
     """Real processes on this computer."""
     install(session, *TEST_TOOLS)
-    session.run("pytest", "-n", "2", "tests/system", *session.posargs)
+    session.run("pytest", "-n", "3", "tests/system", *session.posargs)  # they wait most of the time
 
 
-@nox.session
+@nox.session(tags=["timed"])
 def netns(session: nox.Session) -> None:
     """Three real nodes and a real etcd in network namespaces. Needs root, and the packages that it names."""
     install(session, *TEST_TOOLS)
     session.run("pytest", "-n", "2", "--dist", "loadfile", "tests/netns", *session.posargs)
 
 
-@nox.session
+@nox.session(tags=["timed"])
 def vm(session: nox.Session) -> None:
     """Booted machines (User Mode Linux); as root. Their consoles and logs are kept below .nox/vm/logs."""
     install(session, *TEST_TOOLS)
@@ -93,7 +95,7 @@ def vm(session: nox.Session) -> None:
     session.run("pytest", *split, "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
 
-@nox.session
+@nox.session(tags=["timed"])
 def wheel(session: nox.Session) -> None:
     """Build the wheels, install them outside the checkout and use them there."""
     install(session, "pytest", "pytest-timeout", "hatchling", "uv", distributions=False)

@@ -23,6 +23,7 @@ from btw_core.containment import (
     kill_process,
     machine_id,
     operation_of,
+    prune,
 )
 from btw_core.resource import Process
 
@@ -50,7 +51,6 @@ import os, sys, time
 from pathlib import Path
 from btw_core.containment import Cgroups, Cookies
 here = Cookies(os.environ["BTW_HOME"]) if sys.argv[2] == "cookies" else Cgroups(Path(sys.argv[2]))
-here.create(sys.argv[1])
 here.enter(sys.argv[1])
 child = os.fork()
 if child == 0:
@@ -64,7 +64,9 @@ time.sleep(3600)
 class Inhabitant:
     """A process and its detached child in a place."""
 
-    def __init__(self, here: Containment, place: str) -> None:
+    def __init__(self, here: Containment, place: str, *, create: bool = True) -> None:
+        if create:
+            here.create(place)
         how = str(here.root) if isinstance(here, Cgroups) else "cookies"
         self.process = subprocess.Popen(
             [sys.executable, "-c", INHABITANT, place, how],
@@ -111,6 +113,22 @@ def test_life_of_a_place(here: Containment) -> None:
     finally:
         one.end()
         two.end()
+
+
+@pytest.mark.parametrize("here", ["cgroups"], indirect=True)
+def test_a_place_that_another_manager_pruned_is_made_again(here: Containment) -> None:
+    """`btw stop a` ends its manager, which removes what is empty, just when an operation of b is about to enter."""
+    assert isinstance(here, Cgroups)
+    place = here.place("p", "op.1")
+    here.create(place)
+    prune(str(here.root))
+    inhabitant = Inhabitant(here, place, create=False)
+    try:
+        assert inhabitant.process.pid in here.members("p")[place]
+    finally:
+        inhabitant.end()
+        wait_until(lambda: here.empty(place))
+        here.remove(place)
 
 
 @pytest.mark.parametrize("here", ["cgroups"], indirect=True)  # cookies do not depend on where the manager lives

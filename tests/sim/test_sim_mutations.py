@@ -419,7 +419,7 @@ def test_an_adoption_that_is_not_said_beforehand_is_caught() -> None:
     assert reaped(caught.seed).problem == ""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.__name__)
 def test_the_mutation_is_caught(mutation: Callable[[], AbstractContextManager[None]]) -> None:
     """Within BOUND seeds, by a promise that is broken; and the same seed passes with the rule in force."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -167,7 +168,13 @@ class Cgroups:
             Path(place).mkdir(parents=True, exist_ok=True)
 
     def enter(self, place: str) -> None:
-        Path(place, "cgroup.procs").write_text("0")  # 0: the writer
+        try:
+            Path(place, "cgroup.procs").write_text("0")  # 0: the writer
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            self.create(place)  # pruned as above, before anybody was in it
+            Path(place, "cgroup.procs").write_text("0")
 
     def members(self, package: str) -> dict[str, list[int]]:
         """A former manager may have lived in another cgroup (another login session): its operations are found by what
