@@ -15,14 +15,14 @@ import nox
 nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "unit", "sim", "system", "netns", "vm", "wheel"]
+nox.options.sessions = ["lint", "types", "unit", "sim", "system", "netns", "vm", "wheel", "docs"]
 
 PINS = "constraints.txt"
 DISTRIBUTIONS = ["btw_core", *sorted(str(path.parent) for path in Path("plugins").glob("*/pyproject.toml"))]
 NAMES = [Path(path).name.replace("_", "-") for path in DISTRIBUTIONS]
 TEST_TOOLS = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
 #: All that any session, `dev` or a person working on btw needs; `nox -s pins` fixes their versions.
-TOOLS = ["nox", "uv", "virtualenv", *TEST_TOOLS, "ruff", "mypy", "hatchling", "rich"]
+TOOLS = ["nox", "uv", "virtualenv", *TEST_TOOLS, "ruff", "mypy", "hatchling", "rich", "mkdocs-material"]
 
 
 def install(session: nox.Session, *tools: str, distributions: bool = True) -> None:
@@ -106,6 +106,15 @@ def wheel(session: nox.Session) -> None:
             session.run("hatchling", "build", "-t", "wheel", "-d", str(wheels), env={"SOURCE_DATE_EPOCH": "1700000000"})
     files = ["tests/test_packaging.py", "tests/test_upgrade.py"]
     session.run("pytest", "-m", "wheel", *files, *session.posargs, env={"BTW_WHEELS": str(wheels)})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, strict: a page or anchor that a link misses is an error. `-- serve` shows it instead."""
+    install(session, "mkdocs-material")
+    site = Path(session.virtualenv.location).resolve() / "site"
+    words = session.posargs or ["build", "--strict", "--site-dir", str(site)]
+    session.run("mkdocs", *words, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(default=False)

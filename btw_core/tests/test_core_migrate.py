@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
+from btw_core.config import decode_package
 from btw_core.migrate import migrate
+from btw_core.plugins import Plugins
 from btw_core.resource import ConfigError
 from btw_core.running import package_file
+from btw_core.settings import NodeConfig
+from btw_core.toml import Document
 
 SCRIPT = """\
 #!/bin/sh
@@ -55,6 +59,37 @@ case $1 in
  ;;
 esac
 """
+
+
+ADDRESSES = [
+    {"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
+    {
+        "ifname": "eth0",
+        "addr_info": [
+            {"family": "inet", "local": "192.0.2.1", "prefixlen": 24, "scope": "global"},
+            {"family": "inet", "local": "192.0.2.10", "prefixlen": 24, "scope": "global", "secondary": True},
+            {"family": "inet6", "local": "2001:db8::1", "prefixlen": 64, "scope": "global"},
+            {"family": "inet6", "local": "2001:db8::a", "prefixlen": 64, "scope": "global"},
+            {"family": "inet6", "local": "2001:db8::f", "prefixlen": 64, "scope": "global", "dynamic": True},
+            {"family": "inet6", "local": "fe80::1", "prefixlen": 64, "scope": "link"},
+        ],
+    },
+]
+MOUNTS = r"""21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+22 21 0:5 / /proc rw - proc proc rw
+23 21 8:2 / /boot/efi rw - vfat /dev/sda2 rw
+24 21 8:17 / /srv/my\040data rw,noatime - ext4 /dev/sdb1 rw
+25 21 8:17 /sub /srv/bind rw - ext4 /dev/sdb1 rw
+26 21 0:44 / /srv/nfs rw - nfs4 192.0.2.7:/export rw
+"""
+UNITS = """\
+apache2.service loaded active running The Apache HTTP Server
+ssh.service     loaded active running OpenBSD Secure Shell server
+"""
+
+
+def fake(command: Sequence[str]) -> str:
+    return json.dumps(ADDRESSES) if command[0] == "ip" else UNITS
 
 
 def said_of(name: str, script: str) -> tuple[dict[str, Any], list[str]]:
@@ -112,6 +147,16 @@ def test_the_example_of_back_to_works_own_page() -> None:
     assert left == [] and plain["resource"] == [{"type": "vip", "address": "192.0.2.1/24", "interface": "eth0"}]
 
 
+@pytest.mark.parametrize("text", [migrate("web", SCRIPT).text, package_file("web", fake, MOUNTS)])
+def test_the_plugins_take_it(text: str) -> None:
+    """Every table is one of its type, with the parameters as the plugin has them now."""
+    document = Document(file="web.toml", data=tomllib.loads(text))
+    for name in ("btw_exec", "btw_fs", "btw_scsi_pr", "btw_vip"):
+        pytest.importorskip(name, reason=f"needs {name}")
+    package = decode_package("web", document, NodeConfig(node="n1", lock="local:lock.db"), Plugins())
+    assert len(package.resources) == len(document.data["resource"])
+
+
 def btw(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "btw_core.cli", *words, "--dir", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -135,37 +180,6 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 # ---- from what runs
-ADDRESSES = [
-    {"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
-    {
-        "ifname": "eth0",
-        "addr_info": [
-            {"family": "inet", "local": "192.0.2.1", "prefixlen": 24, "scope": "global"},
-            {"family": "inet", "local": "192.0.2.10", "prefixlen": 24, "scope": "global", "secondary": True},
-            {"family": "inet6", "local": "2001:db8::1", "prefixlen": 64, "scope": "global"},
-            {"family": "inet6", "local": "2001:db8::a", "prefixlen": 64, "scope": "global"},
-            {"family": "inet6", "local": "2001:db8::f", "prefixlen": 64, "scope": "global", "dynamic": True},
-            {"family": "inet6", "local": "fe80::1", "prefixlen": 64, "scope": "link"},
-        ],
-    },
-]
-MOUNTS = r"""21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
-22 21 0:5 / /proc rw - proc proc rw
-23 21 8:2 / /boot/efi rw - vfat /dev/sda2 rw
-24 21 8:17 / /srv/my\040data rw,noatime - ext4 /dev/sdb1 rw
-25 21 8:17 /sub /srv/bind rw - ext4 /dev/sdb1 rw
-26 21 0:44 / /srv/nfs rw - nfs4 192.0.2.7:/export rw
-"""
-UNITS = """\
-apache2.service loaded active running The Apache HTTP Server
-ssh.service     loaded active running OpenBSD Secure Shell server
-"""
-
-
-def fake(command: Sequence[str]) -> str:
-    return json.dumps(ADDRESSES) if command[0] == "ip" else UNITS
-
-
 def test_what_is_up_becomes_a_package() -> None:
     """Mounts, addresses, units; what is the node's own is a comment with the reason."""
     text = package_file("web", fake, MOUNTS)

@@ -68,8 +68,7 @@ def _mounts(mountinfo: str) -> Iterator[Block]:
         seen.add(device)
         said = {"device": _by_uuid(source), "directory": directory, "fstype": fstype}
         kept = [each for each in options.split(",") if each not in ("rw", "relatime")]
-        name = directory.strip("/").replace("/", "-") or "root"
-        block = table("", type="fs", name=name, **said, options=",".join(kept))
+        block = table("", type="fs", name=_name(directory) or "root", **said, options=",".join(kept))
         yield block, "the node's own" if _SYSTEM.match(directory) else ""
 
 
@@ -81,10 +80,10 @@ def _addresses(said: str) -> Iterator[Block]:
             if address.get("scope") != "global" or name == "lo" or address.get("dynamic") or address.get("temporary"):
                 continue
             local = f"{address['local']}/{address['prefixlen']}"
-            called = f"vip-{address['local']}".replace(":", "-")
             own = address["family"] not in first and not address.get("secondary")
             first.add(address["family"])
-            yield table("", type="vip", name=called, address=local, interface=name), f"the first of {name}" * own
+            block = table("", type="vip", name=_name(address["local"]), address=local, interface=name)
+            yield block, f"the first of {name}" * own
 
 
 def _units(said: str) -> Iterator[Block]:
@@ -94,9 +93,14 @@ def _units(said: str) -> Iterator[Block]:
             continue
         commands = {verb: ["systemctl", verb, unit] for verb in ("start", "stop")}
         commands["status"] = ["systemctl", "--quiet", "is-active", unit]
-        name = re.sub(r"[^A-Za-z0-9_-]", "-", unit.removesuffix(".service"))
+        name = _name(unit.removesuffix(".service"))
         block = table(f"# then: systemctl disable {unit}", type="exec", name=name, **commands)
         yield block, "every node's" if _UNITS.match(unit) else ""
+
+
+def _name(text: str) -> str:
+    """As the names of resources are (settings.NAME_RULE)."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:39]
 
 
 def _commented(block: str, why: str) -> str:
