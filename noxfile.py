@@ -118,6 +118,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browse(session: nox.Session) -> None:
+    """The site that `docs` has built, opened in a headless browser. Needs Debian's chromium."""
+    site = Path(session.virtualenv.location).resolve().parent / "docs/site"
+    session.run("python", "tools/browse.py", str(site), *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Costs as ratios against a baseline measured in the same run."""
     install(session)
