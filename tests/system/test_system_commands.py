@@ -64,7 +64,8 @@ def test_try_starts_leaves_up_and_stops(cluster: Cluster) -> None:
     stopped = cluster.btw("try", "web", "stop", *n1, "--json")
     said = json.loads(stopped.stdout)
     assert stopped.returncode == 0 and said["ok"] and "script" in said["seconds"]
-    assert cluster.log("web") == ["begin n1", "end n1", "stop n1"]
+    log = cluster.log("web")  # on a busy computer the lease may have run out, which is a reason of its own to stop
+    assert log[:3] == ["begin n1", "end n1", "stop n1"] and set(log[3:]) <= {"stop n1"}
     assert cluster.btw("try", "web", "start", *n2).returncode == 0  # the lock is free
 
 

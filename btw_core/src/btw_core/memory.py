@@ -66,12 +66,19 @@ class Memory:
         if self.may_be_up:
             self.work.reach = len(self.spec.resources)
             self.limits = said or (now, now + self.spec.timing.stop_timeout)
-        self.save()
+        if self._to_save() != saved:  # a full disk keeps nobody from adopting what is up
+            self.save()
 
     def save(self, *, durable: bool = True) -> None:
         """See `Disk.save`. Raises OSError."""
+        saved = self._to_save()
+        self.desk.ports.disk.save(self.spec.name, saved, durable=durable)
+        if durable:
+            self._floor = saved.term
+
+    def _to_save(self) -> Saved:
         pending = self.work.pending if self.ready or self.former is None else self.former.pending
-        saved = Saved(
+        return Saved(
             incarnation=self.me if self.former is None else self.former.incarnation,
             heirs=() if self.former is None else self.former.heirs,
             term=self.claim.floor,
@@ -80,9 +87,6 @@ class Memory:
             off=self.off,
             state=self.work.state,
         )
-        self.desk.ports.disk.save(self.spec.name, saved, durable=durable)
-        if durable:
-            self._floor = saved.term
 
     def try_save(self, *, durable: bool = True) -> None:
         """Where the effect is not of our making, or already undone: go on without memory, but say so."""
