@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib import invalidate_caches
@@ -223,7 +224,8 @@ def test_a_start_in_d_state_keeps_the_lock(hostile: None, cluster: Cluster, fuse
         nodes = Nodes(cluster, "hangs")
         mount.wait_hung()
         stuck = cluster.wait("n1", "stuck")
-        assert "the lock is kept" in stuck["cause"] and "state D" in stuck["cause"]
+        assert re.search("lock (that is held )?is kept", stuck["cause"])  # as the stop failed or took too long
+        assert "state D" in stuck["cause"]
         assert nodes.up("hangs") in ([], ["n1"]) and nodes.met("hangs") == ""
     finally:
         mounted.__exit__(None, None, None)
