@@ -12,7 +12,7 @@ from btw_core import Failed
 from btw_core.explain import processes
 
 #: Seconds for a killed child to be gone.
-GRACE = 0.5
+GRACE = 0.3
 _UNKNOWN = 255
 
 

@@ -25,7 +25,7 @@ from .target import Kind, Target
 #: Seconds for the last system call, should the time be over when it begins.
 BRIEF = 0.2
 #: Seconds kept for saying what still holds it.
-RESERVE = 0.5
+RESERVE = 1.5
 #: Seconds between two tries while users end.
 PAUSE, LONGEST = 0.02, 0.5
 #: Seconds that a plain unmount of a network file system may take before its requests are given up (MNT_FORCE).
