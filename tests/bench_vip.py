@@ -99,6 +99,8 @@ class Keepalived:
                 until(lambda host=host: not self._pids(host), "keepalived has ended")  # type: ignore[misc]
             if not self._pids(host):
                 host.run("ip", "address", "flush", "to", V4)
+                for word in ("pid", "vrrp_pid"):  # of one that was killed: "daemon is already running"
+                    (host.directory / word).unlink(missing_ok=True)
                 files = [f"--{word}={host.directory}/{word}" for word in ("pid", "vrrp_pid")]
                 host.start(
                     "keepalived", "--dont-fork", "--log-console", "--vrrp", f"--use-file={host.directory}/conf", *files,
