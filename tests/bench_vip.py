@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bench import BTW, all_running, family, memory, used
 from netns.cluster import Cluster, Node
@@ -30,13 +30,6 @@ VIP = f'[[resource]]\ntype = "vip"\naddress = "{V4}/24"\ninterface = "{ETHERNET}
 #: Seconds without a fault before each, and for which two holders are looked for where nothing ends them.
 CALM, LOOKING = 1.5, 2.0
 ADDRESSES = 150
-
-
-class Seen(NamedTuple):
-    """Of one fault, in seconds."""
-
-    outage: float
-    two: float
 
 
 class Rival(Protocol):
@@ -58,6 +51,7 @@ class Btw:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.hosts = [node.host for node in cluster.nodes]
+        self.lease = cluster.timing.lease
 
     def _node(self, host: Host) -> Node:
         return next(node for node in self._cluster.nodes if node.host is host)
@@ -79,7 +73,8 @@ class Keepalived:
 
     def __init__(self, lab: Lab, interval: str) -> None:
         self.hosts = [lab.host(name, number) for name, number in (("n1", 21), ("n2", 22))]
-        self._lab, self._running = lab, dict.fromkeys(self.hosts, False)
+        self._lab = lab
+        self._ending: set[Host] = set()
         for host in self.hosts:
             (host.directory / "conf").write_text(
                 "global_defs {\n vrrp_version 3\n script_user root\n}\nvrrp_instance web {\n state BACKUP\n nopreempt\n"
@@ -90,28 +85,41 @@ class Keepalived:
     def stop(self, host: Host) -> None:
         for process in self._pids(host):
             send(process, signal.SIGTERM)
-        self._running[host] = False
+        self._ending.add(host)
 
     def kill(self, host: Host) -> None:
         for process in self._pids(host):
             send(process, signal.SIGKILL)
-        self._running[host] = False
+        self._ending.add(host)
 
     def run(self) -> None:
         for host in self.hosts:
             self._lab.join(host)
+            if host in self._ending:  # which takes it a second
+                until(lambda host=host: not self._pids(host), "keepalived has ended")  # type: ignore[misc]
             if not self._pids(host):
                 host.run("ip", "address", "flush", "to", V4)
-                words = [f"--{word}={host.directory}/{word}" for word in ("pid", "vrrp_pid")]
+                for word in ("pid", "vrrp_pid"):  # of one that was killed: "daemon is already running"
+                    (host.directory / word).unlink(missing_ok=True)
+                files = [f"--{word}={host.directory}/{word}" for word in ("pid", "vrrp_pid")]
                 host.start(
-                    "keepalived", "--dont-fork", "--log-console", "--vrrp", f"--use-file={host.directory}/conf", *words,
+                    "keepalived", "--dont-fork", "--log-console", "--vrrp", f"--use-file={host.directory}/conf", *files,
                     log=host.directory / "output",
                 )  # fmt: skip
+                self._ending.discard(host)
                 until(lambda host=host: len(self._pids(host)) >= 2, "keepalived has begun")  # type: ignore[misc]
 
     @staticmethod
     def _pids(host: Host) -> list[int]:
-        return [pid for pid in host.processes() if Path(f"/proc/{pid}/comm").read_text().strip() == "keepalived"]
+        return [pid for pid in host.processes() if words(pid)[:1] == ["keepalived"]]
+
+
+def words(pid: int) -> list[str]:
+    """Its command line; [] when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def faults(rival: Rival, sight: Sight) -> dict[str, Callable[[Host, Host], None]]:
@@ -155,20 +163,25 @@ def faults(rival: Rival, sight: Sight) -> dict[str, Callable[[Host, Host], None]
     }
 
 
-def measure(rival: Rival, sight: Sight, rounds: int) -> dict[str, list[Seen]]:
-    found: dict[str, list[Seen]] = {}
+def measure(rival: Rival, sight: Sight, rounds: int) -> None:
     for name, fault in faults(rival, sight).items():
+        outages, twos = [], []
         for _ in range(rounds):
             rival.run()
-            until(lambda: len(sight.answering(V4)) == 1, "one has the address")
             time.sleep(CALM)
-            (holder,) = sight.answering(V4)
+            until(lambda: len(sight.answering(V4)) == 1, "one has the address")
+            holder = next(iter(sight.answering(V4)))
             node = next(host for host in rival.hosts if host.name == holder)
             other = next(host for host in rival.hosts if host is not node)
             begun = boottime()
             fault(node, other)
-            found.setdefault(name, []).append(Seen(sight.outage(V4, begun), sight.two(V4, begun)))
-    return found
+            outages.append(1000 * sight.outage(V4, begun))
+            twos.append(sight.two(V4, begun))
+        print(
+            f"  {name:16} {statistics.median(outages):8.0f} ms ({min(outages):.0f} to {max(outages):.0f})"
+            f"   two: {statistics.median(twos):6.3f} s ({max(twos):.3f})   load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
 
 
 @contextmanager
@@ -186,23 +199,18 @@ def keepalived(interval: str) -> Iterator[tuple[Rival, Sight]]:
 
 
 def failovers(rounds: int, timeout: float) -> None:
+    print(f"\nClient outage and seconds with two holders, medians (range) of {rounds}; up to 5 ms counts as none")
     rivals = {
-        "btw": btw(timeout),
         "keepalived, advert_int 0.01": keepalived("0.01"),
         "keepalived, default": keepalived("1"),
+        f"btw on etcd, pace 1 s, timeout {timeout:g} s": btw(timeout),
     }
-    print(f"\nClient outage and seconds with two holders, medians (longest) of {rounds}, load {os.getloadavg()[0]:.1f}")
     for name, opened in rivals.items():
+        print(name, flush=True)
         with opened as (rival, sight):
-            found = measure(rival, sight, rounds)
-        print(name)
-        for fault, seen in found.items():
-            out, two = ([getattr(each, field) for each in seen] for field in ("outage", "two"))
-            print(
-                f"  {fault:16} {1000 * statistics.median(out):8.0f} ms ({1000 * max(out):.0f})"
-                f"   two: {statistics.median(two):6.3f} s ({max(two):.3f})",
-                flush=True,
-            )
+            if isinstance(rival, Btw):
+                print(f"  (its lease: {rival.lease:.2f} s)")
+            measure(rival, sight, rounds)
 
 
 # ---- many addresses -------------------------------------------------------------------------------------------------
@@ -223,8 +231,9 @@ def crowd(seconds: float) -> None:
         run = host.start(BTW, "run", *names, "--dir", str(directory), log=directory / "output")
         journal = directory / "state" / "n1" / "journal.jsonl"
         until(lambda: all_running(journal, names), "all packages run", limit=300, pause=0.5)
+        time.sleep(12)  # the second burst of announcements comes 5 s after each start, up to a pace late
         cost("btw, 150 packages, pace 4 s", family(run.pid), seconds)
-        heralds = {pid for pid in host.processes() if "herald" in Path(f"/proc/{pid}/cmdline").read_text()}
+        heralds = {pid for pid in host.processes() if any("herald" in word for word in words(pid))}
         cost(f"its {len(heralds)} heralds", heralds, 1.0)
         host.crash()
         for ip in ips:
@@ -235,9 +244,9 @@ def crowd(seconds: float) -> None:
             + "".join(f"  {ip}/24\n" for ip in ips[:20]) + " }\n virtual_ipaddress_excluded {\n"
             + "".join(f"  {ip}/24\n" for ip in ips[20:]) + " }\n}\n"
         )  # fmt: skip
-        words = [f"--{word}={directory}/{word}" for word in ("pid", "vrrp_pid")]
+        files = [f"--{word}={directory}/{word}" for word in ("pid", "vrrp_pid")]
         rival = host.start(
-            "keepalived", "--dont-fork", "--vrrp", f"--use-file={directory}/conf", *words, log=directory / "rival"
+            "keepalived", "--dont-fork", "--vrrp", f"--use-file={directory}/conf", *files, log=directory / "rival"
         )
         until(lambda: all(ip in host.run("ip", "address").stdout for ip in (ips[0], ips[-1])), "keepalived has them")
         time.sleep(6)  # its second burst of announcements comes after 5 s
