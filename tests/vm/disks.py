@@ -34,7 +34,7 @@ class Writer(Node):
         """Of its area on the disk: 1 is the first machine that is not the store."""
         return int(self.name.removeprefix("n")) - 1
 
-    def set_up(self, lab: Lab, timing: Timing, *, fenced: bool, extra: str = "") -> None:
+    def set_up(self, lab: Lab, timing: Timing, *, fenced: bool) -> None:
         store = ",".join(endpoint.removeprefix("http://") for endpoint in lab.endpoints)
         # who is not fenced by its disk has to be trusted, or nobody would take over
         trust = "none" if fenced else "stop"
@@ -42,7 +42,7 @@ class Writer(Node):
             "/etc/btw/btw.toml",
             f'cluster = "lab"\nnode = "{self.name}"\nlock = "etcd://{store}/btw"\nself_fence = "{trust}"\n',
         )
-        reservation = f'[[resource]]\ntype = "scsi_pr"\ndevices = ["{PATHS[0]}"]\n{extra}' if fenced else ""
+        reservation = f'[[resource]]\ntype = "scsi_pr"\ndevices = ["{PATHS[0]}"]\n' if fenced else ""
         words = [sys.executable, "-S", raw_disk.__file__, "write", PATHS[0], str(self.number), FOUND]
         self.machine.write(
             f"/etc/btw/packages/{self.package}.toml",
@@ -101,6 +101,7 @@ class Disks:
     lab: Lab
     timing: Timing
     nodes: list[Writer] = field(init=False)
+    fenced: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.nodes = [Writer(machine) for machine in self.lab if machine.name not in (STORE, STORAGE)]
@@ -113,13 +114,14 @@ class Disks:
     def storage(self) -> Machine:
         return self.lab[STORAGE]
 
-    def set_up(self, *, fenced: bool, extra: str = "") -> None:
+    def set_up(self, *, fenced: bool) -> None:
         """Nobody runs it."""
         for node in self.nodes:
             self.mend(node)
             node.end()
         for node in self.nodes:
-            node.set_up(self.lab, self.timing, fenced=fenced, extra=extra)
+            node.set_up(self.lab, self.timing, fenced=fenced)
+        self.fenced = fenced
 
     def areas(self) -> list[dict[str, Any]]:
         """What is on the disk, as its own machine reads it."""
@@ -130,6 +132,10 @@ class Disks:
 
     def area(self, node: Writer) -> dict[str, Any]:
         return self.areas()[node.number - 1]
+
+    def clear(self) -> None:
+        """Nobody is registered."""
+        self.nodes[0].machine.run("btw", "scsi-pr", "clear", "--force", PATHS[0], timeout=LIMIT)
 
     def mend(self, node: Writer) -> None:
         """Undo whatever was done to the machine."""

@@ -40,7 +40,7 @@ def disks(machines: Disks, request: pytest.FixtureRequest) -> Iterator[Disks]:
 @pytest.fixture
 def fenced(disks: Disks) -> Disks:
     """The package has a reservation."""
-    if '"scsi_pr"' not in disks.nodes[0].machine.read("/etc/btw/packages/raw.toml"):
+    if not disks.fenced:
         disks.set_up(fenced=True)
     return disks
 
@@ -163,7 +163,7 @@ def test_who_freezes_between_acquire_and_register(disks: Disks) -> None:
     term, and it goes on: superseded, and it cannot write. The other one still holds it and can."""
     disks.set_up(fenced=True)
     first, second = disks.nodes[:2]
-    second.machine.run("btw", "scsi-pr", "clear", "--force", PATHS[0], timeout=LIMIT)
+    disks.clear()
     done = starts(second, 1)
     done.wait(LIMIT)
     total = int(done.text.split()[-1])
@@ -178,6 +178,7 @@ def test_who_freezes_between_acquire_and_register(disks: Disks) -> None:
         # the last is the flush after all is done: nothing is left that could fail, and the lock is gone
         assert ("superseded" in still.text) == (at < total), f"at {at}: {still.text}"
         assert second.writes() and not any(first.writes(path) for path in PATHS), f"at {at}"
+    disks.clear()  # these were keys of another cluster: the package would refuse the disk
 
 
 def test_who_is_frozen_since_term_1_after_an_orderly_stop_in_term_2(fenced: Disks) -> None:

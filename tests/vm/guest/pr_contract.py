@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,11 +24,14 @@ class TestScsiPr(ResourceContract):
         ({"reservation": 3}, "reservation"),
     )
 
+    other: ClassVar[str]  # the path that does not hold the reservation
+
     @pytest.fixture(scope="class")
     @classmethod
-    def disk(cls) -> Iterator[str]:
-        ((name, _), _) = set_up()
-        yield f"/dev/{name}"
+    def disk(cls) -> str:
+        ((name, other), _) = set_up()
+        cls.other = f"/dev/{other}"
+        return f"/dev/{name}"
 
     @pytest.fixture
     def table(self, disk: str) -> Iterator[Table]:
@@ -38,7 +41,7 @@ class TestScsiPr(ResourceContract):
 
     def break_it(self, table: Table) -> None:
         """One of its paths is not registered any more."""
-        send(table["devices"][0], Out.REGISTER_AND_IGNORE, 0, 0)
+        send(self.other, Out.REGISTER_AND_IGNORE, 0, 0)
 
     def effect(self, table: Table) -> bool:
         return cdb.reservation(send(table["devices"][0], In.READ_RESERVATION)) is not None
