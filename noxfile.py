@@ -143,6 +143,8 @@ def nightly(session: nox.Session) -> None:
     storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
     session.run("pytest", "tests/vm/test_vm_keeper.py", "tests/vm/test_vm_systemd.py", *strikes)
+    strikes[1] = "50"
+    session.run("pytest", "tests/vm/test_vm_scsi_pr.py", "tests/vm/test_vm_scsi_loop.py", *strikes)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "100000", "--jobs", "2"]))
 
 

@@ -271,8 +271,8 @@ def rebooted(story: Story) -> float:
     return machine.clock()[0]
 
 
-def until(condition: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+def until(condition: Callable[[], bool], what: str, limit: float = LIMIT, pause: float = 0.1) -> None:
     end = clock() + limit
     while not condition():
         assert clock() < end, f"not within {limit:g} s: {what}"
-        time.sleep(0.1)
+        time.sleep(pause)

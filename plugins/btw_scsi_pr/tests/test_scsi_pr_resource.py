@@ -101,7 +101,7 @@ def test_started_seen_and_stopped(host: Host, disk: Disk) -> None:
     assert status(host, {}) is Status.DOWN
     state = started(host)
     assert disk.registered == dict.fromkeys(["n1.sda", "n1.sdb"], own("node1", 7))
-    assert state == {"term": 7, "paths": ["1:0:0:0", "2:0:0:0"]}
+    assert state == {"term": 7, "paths": ["1:0:0:0", "2:0:0:0"], "nodes": ["node1", "node2"]}
     assert status(host, state) is Status.UP
     assert [set(names) for names, _ in host.flushed] == [{"sda", "sdb", "dm-0", "dm-1"}] * 2
     ctx = context(Verb.STOP, state)
@@ -171,7 +171,9 @@ def test_heal_of_what_another_has(host: Host, disk: Disk) -> None:
     """No path shows our key holding: nothing is registered."""
     state = started(host)
     disk.registered, disk.holder = {"n2": own("node2", 8)}, "n2"
-    assert status(host, state) is Status.CRITICAL
+    looked = context(None, state)
+    assert looking.status(PR, looked, host) is Status.CRITICAL
+    assert "preempted: registered by node node2, term 8" in str(looked.lines)
     log = list(disk.log)
     with pytest.raises(Failed, match="no path shows this node's key holding it"):
         doing.heal(PR, context(Verb.HEAL, state), host)

@@ -1,6 +1,7 @@
 """Start, heal, fence and stop of a `scsi_pr`.
 
-In ctx.state: `term` and `paths` (H:C:T:L) once it is taken, `stopped` = the term that was stopped.
+In ctx.state: `term` and `paths` (H:C:T:L) once it is taken, `nodes` that held it before, for messages of status;
+`stopped` = the term that was stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def start(pr: ScsiPr, ctx: Context, sysfs: Sysfs) -> None:
     there."""
     units = _units(pr, sysfs)
     ctx.state.pop("stopped", None)
-    ctx.state.update(term=ctx.term, paths=[])
+    ctx.state.update(term=ctx.term, paths=[], nodes=sorted({ctx.node, *ctx.holders}))
     for unit in units:
         _flush(sysfs, unit, ctx)
         _take(pr, ctx, sysfs, unit)

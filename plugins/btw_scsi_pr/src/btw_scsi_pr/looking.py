@@ -32,7 +32,7 @@ def status(pr: ScsiPr, ctx: Context, sysfs: Sysfs) -> Status:
     taken = ctx.state.get("term") == ctx.term
     try:
         units = sysfs.units(pr.devices)
-        terms = terms_of(pr, ctx.cluster, ctx.node, ctx.term, (ctx.node,))
+        terms = terms_of(pr, ctx.cluster, ctx.node, ctx.term, tuple(ctx.state.get("nodes", (ctx.node,))))
     except NotFound as error:
         if taken:
             raise CannotTell(str(error)) from error

@@ -1,0 +1,207 @@
+"""A node that lost the lock cannot write, whatever state it is in: raw writers on one LIO disk, judged from its side.
+
+`--strikes 50` strikes fifty times with each fault; with -s it says what was measured.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from btw_core.timing import Timing, violations
+from vm.control import Spawned
+from vm.disks import PATHS, PAUSE, Disks, Take, Writer
+from vm.lab import Lab
+from vm.nodes import LIMIT, until
+
+TIMES = Timing(pace=1, timeout=8, start_timeout=20, stop_timeout=8)
+pytestmark = pytest.mark.timeout(600)  # a round is a whole lease, and more on a busy computer
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Disks]:
+    assert violations(TIMES) == []
+    with Lab(machines=4, etcd=1, disk=True, paths=2) as lab:
+        yield Disks(lab, TIMES)
+
+
+@pytest.fixture
+def disks(machines: Disks, request: pytest.FixtureRequest) -> Iterator[Disks]:
+    """A failed test shows all journals."""
+    failed = request.session.testsfailed
+    yield machines
+    if request.session.testsfailed > failed:
+        print(machines.told())
+
+
+@pytest.fixture
+def fenced(disks: Disks) -> Disks:
+    """The package has a reservation."""
+    if not disks.fenced:
+        disks.set_up(fenced=True)
+    return disks
+
+
+def freeze(disks: Disks, *nodes: Writer) -> Take:
+    """The holder stands still for longer than its lease while it writes, and goes on when another has the disk; all
+    that it had in its cache is written, or refused, when this returns."""
+    former = disks.run(*nodes)
+    with disks.taken(former, [node for node in nodes if node is not former]) as takes:
+        former.machine.freeze()
+    former.machine.resume()
+    until(former.ready, f"{former.name} goes on")
+    former.machine.run("sync", timeout=LIMIT)
+    until(lambda: not former.said_of("running"), f"{former.name} has stopped", pause=PAUSE)
+    former.machine.run("sync", timeout=LIMIT)
+    return takes[0]
+
+
+def judge(disks: Disks, take: Take, what: str) -> None:
+    """Since the new holder's first read nothing of any other node has reached the disk; its own writes do."""
+    areas = disks.areas()
+    for node in disks.nodes:
+        if node is not take.holder:
+            assert areas[node.number - 1] == take.of(node), f"{node.name} wrote after {take.holder.name} had read"
+    assert not any(area["broken"] for area in areas)
+    assert take.found["cached"] == take.found["disk"], "the cache of the new holder was not flushed"
+    number = areas[take.holder.number - 1]["number"]
+    until(lambda: bool(disks.area(take.holder)["number"] > number), f"{take.holder.name} writes")
+    print(f"\n{what}: read by {take.holder.name} {take.seconds:.2f} s after it, term {take.found['term']}")
+
+
+def test_without_a_reservation_the_stale_write_is_seen(disks: Disks) -> None:
+    """The control: the same package without scsi_pr. What the node that was frozen had in hand reaches the disk after
+    the new holder has read it, and this laboratory sees that."""
+    take = freeze(disks, *disks.nodes[:2])
+    assert disks.area(take.former) != take.of(take.former)
+
+
+def test_frozen_for_longer_than_its_lease(fenced: Disks, strike: int) -> None:
+    """Of three nodes, every other time of two: resumed with writes in hand, past the cache and in it, not one of them
+    reaches the disk."""
+    count = 3 - strike % 2
+    take = freeze(fenced, *fenced.nodes[:count])
+    judge(fenced, take, f"frozen, {count} nodes")
+    assert not take.former.writes()
+
+
+def test_planned_move(fenced: Disks, strike: int) -> None:
+    """Stopped in order: the other has the disk, and the former holder cannot write."""
+    former = fenced.run(*fenced.nodes[:2])
+    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
+        former.end()
+    judge(fenced, takes[0], "planned move")
+    assert not former.writes()
+
+
+def test_power_off(fenced: Disks, strike: int) -> None:
+    """Nothing is known of it but its silence: the disk pays for it."""
+    former = fenced.run(*fenced.nodes[:2])
+    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
+        former.machine.power_off()
+    judge(fenced, takes[0], "power off")
+
+
+def test_cut(fenced: Disks, strike: int) -> None:
+    """Away from the store, and still on the disk: stopped here, and shut out there."""
+    former = fenced.run(*fenced.nodes[:2])
+    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
+        former.machine.cut()
+    former.machine.run("sync", timeout=LIMIT)
+    judge(fenced, takes[0], "cut off")
+    assert not former.writes()
+
+
+# ---- undoings known on paper
+def test_a_second_path_that_returns_after_the_preemption(fenced: Disks) -> None:
+    """It was dead when the other took over; back again it takes no write."""
+    former = fenced.run(*fenced.nodes[:2])
+    former.machine.cut("path2")
+    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
+        former.machine.freeze()
+    former.machine.resume()
+    former.machine.join("path2")
+    until(lambda: _answers(former, PATHS[1]), "the second path is back")
+    judge(fenced, takes[0], "a second path that returns")
+    assert not former.writes(PATHS[1])
+
+
+STAND_STILL = """
+import os, signal, sys
+from btw_core import Failed
+from btw_core.testing import FakeContext
+from btw_scsi_pr.doing import start
+from btw_scsi_pr.scsi_pr import ScsiPr
+from btw_scsi_pr.units import Sysfs
+
+class Context(FakeContext):
+    def recheck(self):
+        self.rechecks += 1
+        if self.rechecks == int(sys.argv[3]):
+            print("stands still", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+ctx = Context(term=int(sys.argv[2]))
+try:
+    start(ScsiPr(devices=(sys.argv[1],)), ctx, Sysfs())
+    print("started after", ctx.rechecks)
+except Failed as failed:
+    print("failed:", failed)
+"""
+
+
+def starts(node: Writer, term: int, at: int = 0) -> Spawned:
+    """It takes the disk under this term, and stands still after the n-th question whether the lock is still its own."""
+    return node.machine.spawn(sys.executable, "-c", STAND_STILL, PATHS[0], str(term), str(at))
+
+
+def test_who_freezes_between_acquire_and_register(disks: Disks) -> None:
+    """It stands still right before each of the commands of its start in turn, another takes the disk under the next
+    term, and it goes on: superseded, and it cannot write. The other one still holds it and can."""
+    disks.set_up(fenced=True)
+    first, second = disks.nodes[:2]
+    disks.clear()
+    done = starts(second, 1)
+    done.wait(LIMIT)
+    total = int(done.text.split()[-1])
+    assert total == 5, done.text  # a flush, two registrations, a reservation (later a preemption), a flush
+    for at in range(1, total + 1):
+        still = starts(first, 2 * at, at)
+        still.until("stands still")
+        done = starts(second, 2 * at + 1)
+        assert done.wait(LIMIT) == 0 and "started" in done.text, done.text
+        still.signal(signal.SIGCONT)
+        still.wait(LIMIT)
+        # the last is the flush after all is done: nothing is left that could fail, and the lock is gone
+        assert ("superseded" in still.text) == (at < total), f"at {at}: {still.text}"
+        assert second.writes() and not any(first.writes(path) for path in PATHS), f"at {at}"
+    disks.clear()  # these were keys of another cluster: the package would refuse the disk
+
+
+def test_who_is_frozen_since_term_1_after_an_orderly_stop_in_term_2(fenced: Disks) -> None:
+    """The third node stands still, the first takes over and stops in order, the third goes on: what it had in hand is
+    refused, though nobody runs the package; and it takes the disk anew, under a new term."""
+    first, _, third = fenced.nodes
+    assert fenced.run(third) is third
+    first.begin()
+    fenced.listens(first)
+    with fenced.taken(third, [first]) as takes:
+        third.machine.freeze()
+    (take,) = takes
+    first.end()
+    term = take.found["term"]
+    third.machine.resume()
+    until(third.ready, f"{third.name} goes on")
+    until(lambda: (third.found() or {"term": 0})["term"] > term, f"{third.name} takes it anew", pause=PAUSE)
+    found = third.found()
+    assert found is not None
+    assert found["disk"][third.number - 1] == take.of(third)
+    assert found["cached"] == found["disk"]
+
+
+def _answers(node: Writer, path: str) -> bool:
+    words = [f"if={path}", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
+    return node.machine.run("dd", *words, check=False, timeout=LIMIT).code == 0
