@@ -140,6 +140,7 @@ def nightly(session: nox.Session) -> None:
     install(session, *TEST_TOOLS)
     strikes = ["--strikes", "10", "--timeout", "0"]
     session.run("pytest", "-n", "2", "tests/system/test_system_keeper.py", *strikes, env={"BTW_KILLS": "1000"})
+    session.run("pytest", "-n", "2", "btw_core/tests/test_core_clusters.py", env={"BTW_CLUSTERS": "400"})
     storm = ["--storm", "600", "--outages", "20", "--timeout", "0"]
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
     session.run("pytest", "tests/vm/test_vm_keeper.py", "tests/vm/test_vm_systemd.py", *strikes)

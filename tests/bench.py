@@ -5,7 +5,8 @@ Running: processor time and memory of one `btw run` with 1, 30 and 150 packages 
 shell per package that makes the same six checks and sleeps for the pace, as back-to-work did.
 On etcd: 150 packages with the lock on three members against the embedded lock, and how long the lock's requests take
 against a bare write. Needs root and etcd; left out, with a word about it, where they are missing.
-Exit code 1 when one of the three aims is missed. docs/benchmarks.md has figures and says what they mean.
+Placement: 300 packages on 32 nodes (bench_cluster.py).
+Exit code 1 when one of the four aims is missed. docs/benchmarks.md has figures and says what they mean.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bench_cluster import placing
 from bench_etcd import etcd_lab, table
 
 from btw_core.store_guard import Guard, default_runtime
@@ -370,6 +372,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(Path(place), 1, 4.0, 1) as run:
         time.sleep(2.0)
         met = [one_flag(run), command_line(run, given.runs)]
+    met.append(placing())
     print(HEAD)
     for packages in given.packages:
         for pace in given.paces:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from btw_core import fsm, safety
+from btw_core import fsm, safety, switches
 from btw_core.checks import timeline
 from btw_core.timing import Timing
 from btw_core.types import State
@@ -21,6 +21,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 GENERATED = {
     "states.md": fsm.markdown(),
     "safety.md": safety.markdown(),
+    "cluster.md": switches.markdown(),
     "timeline.md": f"```text\n{timeline(Timing())}\n```",
 }
 PART = re.compile(r"(?<=<!-- generated -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
@@ -33,9 +34,12 @@ def test_generated_part_is_up_to_date(name: str) -> None:
     assert found == [GENERATED[name]], f"docs/{name} is out of date: run python tests/test_docs_generated.py"
 
 
-@pytest.mark.parametrize(("module", "name"), [("fsm", "states.md"), ("safety", "safety.md")])
+PRINTED = [("fsm", "states.md"), ("safety", "safety.md"), ("switches", "cluster.md")]
+
+
+@pytest.mark.parametrize(("module", "name"), PRINTED)
 def test_module_prints_its_page(module: str, name: str) -> None:
-    """`python -m btw_core.fsm` prints what docs/states.md shows, and so does safety."""
+    """`python -m btw_core.fsm` prints what docs/states.md shows, and so do safety and switches."""
     command = [sys.executable, "-m", f"btw_core.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.rstrip("\n") == GENERATED[name]

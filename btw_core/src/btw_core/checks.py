@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from .cluster import Kind
 from .config import Package, load_all, load_package
+from .dependencies import flaws
 from .plugins import EXTENSIONS, LAYERS, LOCKS, Plugins, missing
 from .resource import CheckContext, ConfigError, Problem, Resource, Sibling
 from .settings import Setup
@@ -54,6 +57,7 @@ def check(setup: Setup, plugins: Plugins, names: Sequence[str] = ()) -> Report:
         problems = [*_absent({*names} - {package.name for package in packages}, setup, plugins)]
     problems += _node(setup, plugins)
     problems += _shared(everything, {package.name for package in packages})
+    problems += _together(everything, {package.name for package in packages}, {each.file for each in problems})
     for package in packages:
         problems += _order(package) + _stop_timeouts(package)
         if not package.refused_on(setup.config.node):
@@ -114,6 +118,37 @@ def _shared(packages: list[Package], asked: set[str]) -> list[Problem]:
             key = second.resources[j].name
             problems.append(_problem(second, j, text=text, remedy=remedy, severity=severity, key=key))
     return problems
+
+
+def _together(packages: list[Package], asked: set[str], broken: set[str]) -> list[Problem]:
+    """What the packages say of each other. `broken`: files that could not be read: nothing is said of what is there."""
+    known = {package.name: package for package in packages}
+    unread = {Path(file).name.removesuffix(".toml") for file in broken}
+    problems = []
+    for flaw in flaws({name: package.rules for name, package in known.items()}):
+        package = known[flaw.package]
+        path = ("package", flaw.key) if flaw.index is None else ("dependency", flaw.index, "package")
+        named = None if flaw.index is None else package.rules.dependencies[flaw.index].package
+        if flaw.package not in asked or named in unread:
+            continue
+        line, key = package.document.line(*path), flaw.key or "dependency"
+        problems.append(Problem(text=flaw.text, remedy=flaw.remedy, file=package.file, line=line, key=key))
+    for package in packages:
+        if package.name in asked:
+            beyond = package.beyond_run()
+            problems += [msgspec.structs.replace(beyond, severity="warning")] if beyond else []
+            problems += _several(package)
+    return problems
+
+
+def _several(package: Package) -> list[Problem]:
+    """What other machines can touch may not be active on several nodes."""
+    if package.rules.type is not Kind.MULTI_NODE:
+        return []
+    text = "would be active on several nodes at once in a multi_node package"
+    remedy = 'put it into a package of type = "failover"'
+    shared = [(index, each) for index, each in enumerate(package.resources) if each.shared]
+    return [_problem(package, index, text=text, remedy=remedy, key=each.name) for index, each in shared]
 
 
 def _order(package: Package) -> list[Problem]:

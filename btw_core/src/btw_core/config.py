@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from .cluster import Dependency, Rules
 from .parameters import closest, fields, literal
 from .places import Places
 from .resource import ConfigError, Problem, Resource
@@ -37,6 +38,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     spec: PackageSpec
     resources: tuple[Resource, ...]
     nodes: tuple[str, ...] = ()
+    rules: Rules = Rules()
     document: Document
 
     def refused_on(self, node: str) -> str:
@@ -45,6 +47,18 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         line = self.document.line("package", "nodes")
         return f"{self.file}:{line}: package `{self.name}` is for nodes {', '.join(self.nodes)}, this node is `{node}`"
+
+    def beyond_run(self) -> Problem | None:
+        """What `btw run` does not obey, and therefore refuses rather than pass over in silence."""
+        plain = Rules(nodes=self.rules.nodes)
+        keys = [key for key in Rules.__struct_fields__ if getattr(self.rules, key) != getattr(plain, key)]
+        if not keys:
+            return None
+        words = ["[[dependency]]" if key == "dependencies" else key for key in keys]
+        text = f"package `{self.name}`: {', '.join(words)}: only `btw simulate` obeys this, `btw run` does not"
+        path = ("dependency", 0) if keys[0] == "dependencies" else ("package", keys[0])
+        line = self.document.line(*path)
+        return Problem(text=text, remedy="remove it to run the package", file=self.file, line=line, key=words[0])
 
 
 def load_package(name: str, config: NodeConfig, places: Places, plugins: Plugins) -> Package:
@@ -146,15 +160,17 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
         | dict.fromkeys(keys(PackageTable), "below [package]")
     )
     for key in document.data:
-        if key not in ("package", "resource"):
-            reader.unknown(key, (), ("package", "resource"), home)
+        if key not in ("package", "resource", "dependency"):
+            reader.unknown(key, (), ("package", "resource", "dependency"), home)
     said = document.data.get("package", {})
     if not isinstance(said, dict):
         reader.problem("must be a table", "write [package]", "package")
         said = {}
     table = _package_table(reader, said, config, home)
+    dependencies = _dependencies(reader, document.data.get("dependency", []))
     resources = _resources(reader, tables, types, {key: home[key] for key in home.keys() - resource_keys})
     reader.finish()
+    nodes = () if "*" in table.nodes else tuple(table.nodes)
     return Package(
         name=name,
         file=document.file,
@@ -167,7 +183,16 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
             path=document.file,
         ),
         resources=tuple(resources),
-        nodes=() if "*" in table.nodes else tuple(table.nodes),
+        nodes=nodes,
+        rules=Rules(
+            type=table.type,
+            nodes=nodes,
+            auto_run=table.auto_run,
+            failover_policy=table.failover_policy,
+            failback_policy=table.failback_policy,
+            priority=table.priority,
+            dependencies=dependencies,
+        ),
         document=document,
     )
 
@@ -193,6 +218,19 @@ def _package_table(reader: Reader, said: dict[str, Any], config: NodeConfig, hom
         mentioned = [key for key in _TIMES if key in said and re.search(rf"\b{key}\b", text)]
         reader.problem(text, "", "package", *mentioned[:1])
     return table
+
+
+def _dependencies(reader: Reader, tables: Any) -> tuple[Dependency, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        reader.problem("must be a list of tables", "write [[dependency]]", "dependency")
+        return ()
+    found = []
+    for index, table in enumerate(tables):
+        before = len(reader.problems)
+        values = reader.table(Dependency, table, ("dependency", index), {})
+        if len(reader.problems) == before:
+            found.append(Dependency(**values))
+    return tuple(found)
 
 
 def _timing(table: PackageTable, config: NodeConfig) -> Timing:

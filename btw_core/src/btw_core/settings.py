@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from .cluster import FailbackPolicy, FailoverPolicy, Kind
 from .parameters import fields
 from .places import Places, places
 from .resource import Problem, Seconds
@@ -69,9 +70,22 @@ class PackageTable(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[Seconds, Meta(description="how long it may be unhealthy, or the lock unrenewed")] = Seconds(30)
     start_timeout: Annotated[Seconds, Meta(description="how long one start may take")] = Seconds(30)
     stop_timeout: Annotated[Seconds, Meta(description="how long stopping everything may take")] = Seconds(30)
+    type: Annotated[Kind, Meta(description="on one node at a time, or on each of its nodes")] = Kind.FAILOVER
     nodes: Annotated[
-        list[str] | Literal["*"], Meta(description="nodes that may run it", examples=[["node1", "node2"]])
+        list[str] | Literal["*"],
+        Meta(description="nodes that may run it, the preferred one first", examples=[["node1", "node2"]]),
     ] = "*"
+    auto_run: Annotated[bool, Meta(description="it starts by itself, until somebody switches that")] = True
+    failover_policy: Annotated[
+        FailoverPolicy, Meta(description="which node gets it: the first of its list, or the one with fewest packages")
+    ] = FailoverPolicy.CONFIGURED_NODE
+    failback_policy: Annotated[
+        FailbackPolicy, Meta(description="whether it goes back by itself when the first node of its list can run it")
+    ] = FailbackPolicy.MANUAL
+    priority: Annotated[
+        Annotated[int, Meta(ge=1, le=3000)] | None,
+        Meta(description="who decides and who gives way: lower wins", examples=[100]),
+    ] = None
     on_stop_failure: Annotated[
         str, Meta(description='"hold": keep the lock until a person decides; "fence": reboot this node')
     ] = "hold"

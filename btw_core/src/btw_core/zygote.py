@@ -65,6 +65,8 @@ def configured(arguments: Sequence[str]) -> Inventory:
                 continue
             if refused := package.refused_on(config.node):
                 problems.append(Problem(text=refused, remedy="run it there, or add this node"))
+            elif beyond := package.beyond_run():
+                problems.append(beyond)
             else:
                 packages.append(package)
     else:

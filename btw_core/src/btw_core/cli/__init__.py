@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": "Halt packages that a `btw run` keeps on this computer.",
     "events": "Show the journal: every decision with its cause.",
     "check": "Report everything that is wrong with the configuration.",
+    "simulate": "Show what would happen in a cluster, and why.",
     "plugin": "Show what is installed; begin and check plugins.",
     "new": "Write a commented package file.",
     "migrate": "Translate a back-to-work package script.",
