@@ -91,8 +91,9 @@ class Case(NamedTuple):
 
     @property
     def cut_off(self) -> str:
-        """What happens at H to what is still up."""
-        what = "reboots the node" if self.self_fence in ("reboot", "watchdog") else "kills what is left"
+        """What happens at H to what is still up. What lives in the kernel has no process that could be killed."""
+        kills = "kills its processes (an address or a mount stays until the next manager)"
+        what = "reboots the node" if self.self_fence in ("reboot", "watchdog") else kills
         return f"at H ({in_seconds(self.hard)}) the keeper {what}"
 
     @property
