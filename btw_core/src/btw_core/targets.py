@@ -242,6 +242,8 @@ def ordered(view: ClusterView, name: str, order: Order) -> tuple[ClusterView, st
     targets = Targets(view)
     if order.to in targets.of[name]:
         return view, ""
+    if targets.of[name] and targets.led[name] != name:
+        return view, f"goes with {targets.led[name]}, which decides, to {targets.of[name][0]}"
     return view, targets.refused[name].get(order.to) or targets.idle[name]
 
 
