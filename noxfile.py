@@ -108,7 +108,7 @@ def wheel(session: nox.Session) -> None:
     session.run("pytest", "-m", "wheel", *files, *session.posargs, env={"BTW_WHEELS": str(wheels)})
 
 
-@nox.session
+@nox.session(tags=["calm"])
 def docs(session: nox.Session) -> None:
     """The documentation site, strict: a page or anchor that a link misses is an error. `-- serve` shows it instead."""
     install(session, "mkdocs-material")

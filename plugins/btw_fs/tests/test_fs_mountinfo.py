@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from btw_fs import kernel
 from btw_fs.mountinfo import Mount, Table, parse, within
 
-LINE = rb"36 35 98:0 /mnt1 /mnt/a\040b\011c\012d\043e\134f rw,master:1 shared:7 - ext3 /dev/root\040x rw,errors=ro"
+LINE = rb"36 35 98:0 /mnt1 /mnt/a\040b\011c\012d\043e\134f rw master:1 shared:7 - ext3 /dev/root\040x rw,errors=ro"
 
 
 def mounts(*places: tuple[int, int, str]) -> Table:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from etcd_members import EtcdCluster, installed
+from etcd_stores import Opener
 
-from btw_core.store import StoreUnavailable
 from btw_lock_etcd.opening import open_store
 from btw_lock_etcd.store import EtcdStore
 
 _numbers = itertools.count()
-Opener = Callable[..., EtcdStore]
-T = TypeVar("T")
-
-
-def patiently(call: Callable[[], T], fatal: Callable[[StoreUnavailable], bool] = lambda error: False) -> T:
-    """Once the members have agreed on a leader again; errors that are `fatal` are raised."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            return call()
-        except StoreUnavailable as error:
-            if fatal(error):
-                raise
-            assert time.monotonic() < until, error
-            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Opener, patiently
 from etcd_members import EtcdCluster, Host, eventually, frozen
 from etcd_relay import Relay, Way
+from etcd_stores import Opener, patiently
 
 from btw_core.store import Conflict, Record, StoreUnavailable
 from btw_lock_etcd.store import EtcdStore

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import Opener, patiently
 from etcd_members import EtcdCluster, eventually
+from etcd_stores import Opener, patiently
 from test_etcd_watch import watching
 
 from btw_core.store import Conflict, Record

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Opener, patiently
 from etcd_certificates import Pair, make_ca, make_pair
 from etcd_members import EtcdCluster, Tls, eventually
+from etcd_stores import Opener, patiently
 from test_etcd_watch import watching
 
 from btw_core.plugins import open_store

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Opener
 from etcd_certificates import make_ca, make_pair
 from etcd_members import EtcdCluster, Tls, eventually, frozen
 from etcd_relay import Relay, Way
+from etcd_stores import Opener
 
 from btw_core.store import Record, StoreUnavailable
 from btw_lock_etcd.store import EtcdStore
