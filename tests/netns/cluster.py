@@ -55,14 +55,18 @@ class Node:
 
     def run(self) -> None:
         """`btw run`, if neither keeper nor manager lives; returns at once."""
-        begun = self._process is not None and self._process.poll() is None
-        if not begun and not self.keeper and not self.manager:
+        if not self._lives and not self.keeper and not self.manager:
             self._process = self.host.start(*self._command("run", PACKAGE), log=self.host.directory / "output")
 
     def halt(self) -> None:
         """TERM, until all has ended: a planned stop."""
         send(self.keeper, signal.SIGTERM)
-        until(lambda: not self.keeper and not self.manager, f"btw has ended on {self.name}")
+        until(lambda: not self.keeper and not self.manager and not self._lives, f"btw has ended on {self.name}")
+
+    @property
+    def _lives(self) -> bool:
+        """What was begun last has not ended; its pulse may have."""
+        return self._process is not None and self._process.poll() is None
 
     @property
     def keeper(self) -> int:

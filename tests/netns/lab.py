@@ -187,7 +187,8 @@ class Lab:
             self.hub = self._host("hub", 1)
             self._ip(
                 self.hub,
-                f"link add {BRIDGE} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
+                # an address of its own: one that it has from a port changes when that port goes, unseen by the lookout
+                f"link add {BRIDGE} address 02:00:00:77:00:01 type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
                 f"link set {BRIDGE} up",
                 *self._addresses(self.hub, BRIDGE),
             )

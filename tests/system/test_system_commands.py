@@ -45,7 +45,7 @@ def test_run_in_the_background_says_why_it_cannot(cluster: Cluster) -> None:
 
 def test_try_starts_leaves_up_and_stops(cluster: Cluster) -> None:
     """start leaves it up with the times it took; another node is refused; run adopts it; stop verifies it down."""
-    cluster.script("web", start="sleep 0.3")
+    cluster.script("web", start="sleep 0.3", timeout=30)  # so that no lease runs out on a busy computer
     n1, n2 = ["--node", "n1"], ["--node", "n2"]
     assert cluster.btw("try", "web", "status", *n1).returncode == 1
     started = cluster.btw("try", "web", "start", *n1)
@@ -64,8 +64,7 @@ def test_try_starts_leaves_up_and_stops(cluster: Cluster) -> None:
     stopped = cluster.btw("try", "web", "stop", *n1, "--json")
     said = json.loads(stopped.stdout)
     assert stopped.returncode == 0 and said["ok"] and "script" in said["seconds"]
-    log = cluster.log("web")  # on a busy computer the lease may have run out, which is a reason of its own to stop
-    assert log[:3] == ["begin n1", "end n1", "stop n1"] and set(log[3:]) <= {"stop n1"}
+    assert cluster.log("web") == ["begin n1", "end n1", "stop n1"]
     assert cluster.btw("try", "web", "start", *n2).returncode == 0  # the lock is free
 
 
