@@ -91,7 +91,7 @@ def vm(session: nox.Session) -> None:
     install(session, *TEST_TOOLS)
     logs = Path(session.virtualenv.location).resolve() / "logs"
     shutil.rmtree(logs, ignore_errors=True)
-    split = ["-n", "2", "--dist", "loadfile"]
+    split = ["-n", "2", "--dist", "loadfile", "--timeout", "900"]  # machines of a busy computer boot slowly
     session.run("pytest", *split, "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
 
