@@ -43,8 +43,6 @@ TYPES = {
 EXITS = {0: "good", 2: "not ready", 5: "illegal", 9: "illegal", 24: "conflict"}
 SENSE = {sense.NOT_READY: "not ready", sense.ILLEGAL_REQUEST: "illegal"}
 
-
-
 #: In place of a number: the key of this path, the key of the other one, the type of this sequence.
 MINE, THEIRS, SAME = -1, -2, -3
 steps = st.tuples(
@@ -54,6 +52,14 @@ steps = st.tuples(
     st.sampled_from((MINE, MINE, MINE, MINE, MINE, MINE, 0, *KEYS)),
     st.sampled_from((THEIRS, THEIRS, MINE, 0, *KEYS)),
 )
+#: What chance may leave out: both paths register, one reserves, the other preempts it, and it cannot do the same.
+CONTEST = [
+    (0, Out.REGISTER, SAME, 0, KEYS[0]),
+    (1, Out.REGISTER_AND_IGNORE, SAME, 0, KEYS[2]),
+    (0, Out.RESERVE, SAME, MINE, 0),
+    (1, Out.PREEMPT, SAME, MINE, THEIRS),
+    (0, Out.PREEMPT, SAME, KEYS[0], KEYS[2]),
+]
 
 
 class Disk:
@@ -187,6 +193,8 @@ def main() -> None:
         begin.append((0, Out.RESERVE, same, MINE, 0))
         compare(ours, theirs, same, [*begin[: number // len(Kind) % 4], *sequence], seen)
 
+    for kind in sorted(Kind):
+        compare(ours, theirs, kind, CONTEST, seen)
     run()
     print(", ".join(f"{name}: {count}" for name, count in sorted(seen.items())))
 
