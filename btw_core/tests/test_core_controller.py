@@ -190,7 +190,7 @@ def test_the_keeper_knows_before_the_first_effect_and_until_it_is_down() -> None
     operate = case.executor.operate
 
     def see(operation: Operation) -> None:
-        told.append(dict(case.keeper.told))
+        told.append(dict(case.keeper.known))
         operate(operation)
 
     case.executor.operate = see  # type: ignore[method-assign]

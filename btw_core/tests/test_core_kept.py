@@ -57,23 +57,31 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
+def up(kept: Kept, package: str, lost_at: float, hard: float) -> None:
+    kept.lease(package, lost_at, hard)
+    kept.tell()
+
+
 def leases(pulse: Pulse) -> dict[str, tuple[float, float]]:
     half = pulse.manager()
     assert half is not None
     return dict(half.leases)
 
 
-def test_what_may_be_up_is_there_when_the_call_returns(run: Run) -> None:
-    """`lease` is called before an effect: the keeper must not learn it later."""
+def test_what_may_be_up_is_there_when_it_was_told(run: Run) -> None:
+    """`tell` is called before an effect: the keeper must not learn it later. One write says all."""
     keeper = run.keeper("web", window=3.0)
-    kept = run.manager("web")
+    kept = run.manager("web", "web", "db")
     assert kept.window == 3.0 and kept.former("web") is None and kept.attached()
     kept.lease("web", 10.0, 20.0)
-    assert leases(keeper) == {"web": (10.0, 20.0)}
-    kept.lease("web", 11.0, 21.0)
-    assert leases(keeper) == {"web": (11.0, 21.0)}
-    kept.down("web")
+    kept.lease("db", 10.0, 20.0)
     assert leases(keeper) == {}
+    kept.tell()
+    assert leases(keeper) == {"web": (10.0, 20.0), "db": (10.0, 20.0)}
+    kept.lease("web", 11.0, 21.0)
+    kept.down("db")
+    kept.tell()
+    assert leases(keeper) == {"web": (11.0, 21.0)}
     kept.end(0)
     half = keeper.manager()
     assert half is not None and half.ended == 0
@@ -83,13 +91,14 @@ def test_what_may_be_up_is_there_when_the_call_returns(run: Run) -> None:
 def test_a_successor_says_what_its_predecessor_said_until_it_knows_better(run: Run) -> None:
     """Between two managers the keeper knows all the time until when what."""
     keeper = run.keeper("web")
-    run.manager("web", "web", "db").lease("web", 10.0, 20.0)
+    up(run.manager("web", "web", "db"), "web", 10.0, 20.0)
     second = run.manager("web", "web", "db")
     assert leases(keeper) == {"web": (10.0, 20.0)} and second.former("web") == (10.0, 20.0)
     assert second.former("db") is None
     second.beat("")
     assert leases(keeper) == {"web": (10.0, 20.0)}
     second.down("web")
+    second.tell()
     assert leases(keeper) == {} and second.former("web") == (10.0, 20.0)
     keeper.close()
 
@@ -97,8 +106,8 @@ def test_a_successor_says_what_its_predecessor_said_until_it_knows_better(run: R
 def test_a_package_that_changes_its_slot_takes_its_limits_along(run: Run) -> None:
     """`btw run a b` was killed, keeper and all; then `btw run b`: a later `btw run a` must not cut b off."""
     former = run.keeper("a")
-    run.manager("a", "a", "b").lease("a", 10.0, 20.0)
-    run.manager("a", "a", "b").lease("b", 11.0, 21.0)
+    up(run.manager("a", "a", "b"), "a", 10.0, 20.0)
+    up(run.manager("a", "a", "b"), "b", 11.0, 21.0)
     former.close()
     keeper = run.keeper("b")
     kept = run.manager("b")
@@ -114,7 +123,7 @@ def test_a_package_that_changes_its_slot_takes_its_limits_along(run: Run) -> Non
 def test_what_another_manager_has_taken_is_not_ours_to_answer_for(run: Run) -> None:
     """A package left up by a former run, as soon as another manager of this node has it."""
     keeper = run.keeper("a")
-    run.manager("a", "a", "b").lease("b", 11.0, 21.0)
+    up(run.manager("a", "a", "b"), "b", 11.0, 21.0)
     kept = run.manager("a", "a")
     kept.beat("")
     assert leases(keeper) == {"b": (11.0, 21.0)}
@@ -128,7 +137,7 @@ def test_a_short_run_sets_no_limit_and_needs_no_keeper(run: Run) -> None:
     """`btw try start` leaves it up, for `btw run` to go on with whenever that comes; `try stop` leaves no trace."""
     short = run.manager("web", kept=False)
     assert short.attached()
-    short.lease("web", 10.0, 20.0)
+    up(short, "web", 10.0, 20.0)
     with pytest.raises(Busy, match="managed on node n1"):
         run.manager("web", kept=False)
     short.end(0)
@@ -153,7 +162,7 @@ def test_without_a_keeper_nothing_is_attached(run: Run, wrong: str) -> None:
     elif wrong == "cut":
         os.truncate(run.path("web"), 10)
     assert not kept.attached()
-    kept.lease("web", 1.0, 2.0)  # does no harm
+    up(kept, "web", 1.0, 2.0)  # does no harm
     keeper.close()
 
 
@@ -217,10 +226,10 @@ def test_what_a_dead_run_left_up_has_a_keeper_until_its_hard_deadline(run: Run) 
     stays where it is said: it has no H."""
     dead = run.keeper("a")
     before = run.manager("a", "a", "b")
-    before.lease("a", 10.0, 20.0)
-    before.lease("b", 11.0, 21.0)
+    up(before, "a", 10.0, 20.0)
+    up(before, "b", 11.0, 21.0)
     tried = run.manager("c", kept=False)
-    tried.lease("c", 1.0, 2.0)
+    up(tried, "c", 1.0, 2.0)
     tried.end(0)
     dead.close()
     mine = run.keeper("b")

@@ -78,6 +78,7 @@ class Desk:
     # ---- operations
     def operate(self, operation: Operation, then: Callable[[OperationEnded], None]) -> None:
         self._operations[operation.id] = then
+        self.ports.keeper.tell()  # what may be up from now on, before the effect
         self.ports.executor.operate(operation)
 
     def ended(self, report: OperationEnded) -> None:

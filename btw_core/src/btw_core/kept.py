@@ -68,6 +68,7 @@ class Kept:
         self._leases: dict[str, Limits] = {}
         self._locks: dict[str, Lock] = {}
         self._former: Mapping[str, Limits] = {}
+        self._untold = False
         self._pulse: Pulse | None = None
         self._alone: float | None = None  # without a keeper since
         self._next = 0.0  # when to start another one
@@ -151,18 +152,23 @@ class Kept:
 
     def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
         """See `ports.Keeper`."""
-        self._tell(package, (lost_at, hard) if self._command else (inf, inf), lock)
+        self._note(package, (lost_at, hard) if self._command else (inf, inf), lock)
 
     def down(self, package: str, lock: Lock | None = None) -> None:
         """See `ports.Keeper`."""
-        self._tell(package, None, lock)
+        self._note(package, None, lock)
 
-    def _tell(self, package: str, limits: Limits | None, lock: Lock | None) -> None:
+    def _note(self, package: str, limits: Limits | None, lock: Lock | None) -> None:
         if (self._leases.get(package), self._locks.get(package)) == (limits, lock):
             return
         _put(self._leases, package, limits)
         _put(self._locks, package, lock)
-        self._write()
+        self._untold = True
+
+    def tell(self) -> None:
+        """See `ports.Keeper`. One write for all: a renewal moves the leases of all packages."""
+        if self._untold:
+            self._write()
 
     # ---- the node's side
     @property
@@ -201,6 +207,7 @@ class Kept:
             self._pulse = None
 
     def _write(self) -> None:
+        self._untold = False
         if self._pulse is not None:
             self._pulse.write(self._half._replace(leases=self._leases, locks=self._locks))
 

@@ -75,6 +75,7 @@ class Manager:
     def tick(self) -> None:
         self.desk.fire()
         self._settle()
+        self.desk.ports.keeper.tell()
 
     def handle(self, report: Report) -> None:
         """Everything that comes in, in its order."""
@@ -102,6 +103,7 @@ class Manager:
                 for controller in self._addressed(report.package):
                     controller.enable(report.cause)
         self._settle()
+        self.desk.ports.keeper.tell()
 
     def summary(self) -> dict[str, Any]:
         """What `status` shows of this manager."""

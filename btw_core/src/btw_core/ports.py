@@ -213,6 +213,10 @@ class Keeper(Protocol):
         """It is verified down. `lock`: as above."""
         ...
 
+    def tell(self) -> None:
+        """What `lease` and `down` have said counts when this returns: before each operation, and after each report."""
+        ...
+
 
 class Unkept:
     """`Keeper` for short runs that leave everything as it is (`btw try`), and for tests."""
@@ -229,6 +233,9 @@ class Unkept:
         pass
 
     def down(self, package: str, lock: Lock | None = None) -> None:
+        pass
+
+    def tell(self) -> None:
         pass
 
 

@@ -137,6 +137,7 @@ class MemoryKeeper:
         self.lives = True
         self.window = 0.0
         self.told: dict[str, tuple[float, float]] = {}  # who may be up, until when
+        self.known: dict[str, tuple[float, float]] = {}  # of that, what counts
         self.locks: dict[str, Lock | None] = {}  # which term operations may go on under, until when
         self.left: dict[str, tuple[float, float] | None] = {}  # what a former life had told
 
@@ -153,6 +154,9 @@ class MemoryKeeper:
     def down(self, package: str, lock: Lock | None = None) -> None:
         self.told.pop(package, None)
         self.locks[package] = lock
+
+    def tell(self) -> None:
+        self.known = dict(self.told)
 
 
 class ListJournal:

@@ -24,6 +24,7 @@ class SimPulse:
         self.window = life.world.window
         self._former = dict(life.node.leases)
         life.node.locks = dict.fromkeys(life.node.locks)
+        self._untold: dict[str, tuple[tuple[float, float] | None, Lock | None]] = {}
 
     def attached(self) -> bool:
         keeper = self._node.keeper
@@ -35,12 +36,18 @@ class SimPulse:
         return self._former.get(package)
 
     def lease(self, package: str, lost_at: float, hard: float, lock: Lock | None = None) -> None:
-        self._node.leases[package] = (lost_at, hard)
-        self._node.locks[package] = lock
+        self._untold[package] = (lost_at, hard), lock
 
     def down(self, package: str, lock: Lock | None = None) -> None:
-        self._node.leases.pop(package, None)
-        self._node.locks[package] = lock
+        self._untold[package] = None, lock
+
+    def tell(self) -> None:
+        for package, (limits, lock) in self._untold.items():
+            self._node.leases.pop(package, None)
+            if limits is not None:
+                self._node.leases[package] = limits
+            self._node.locks[package] = lock
+        self._untold.clear()
 
 
 class SimKeeper:
