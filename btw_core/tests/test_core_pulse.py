@@ -201,6 +201,35 @@ for n in range(1, 3001):
     kept.close()
 
 
+def test_two_writes_while_it_reads_do_not_take_a_reader_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older place is read, both are written anew, and the writer is in the midst of the second: what was seen
+    before is not forgotten."""
+    kept = at(tmp_path)
+    writer = Pulse.open(kept.path, "boot")
+    for n in (1, 2, 3):
+        writer.write(Manager(pid=n))
+    seen = kept.manager()
+    assert seen is not None and seen.pid == 3
+    original, read = kept._place, []
+
+    def meanwhile(number: int) -> bytes:
+        data = original(number)
+        read.append(number)
+        if len(read) == 1:
+            for n in (4, 5):
+                writer.write(Manager(pid=n))
+            begin = (1 - number) * SIZE // 4
+            writer._map[begin + 20] ^= 1
+            assert content(original(1 - number)) is None
+        return data
+
+    monkeypatch.setattr(kept, "_place", meanwhile)
+    half = kept.manager()
+    assert half is not None and half.pid == 4
+    writer.close()
+    kept.close()
+
+
 def test_a_process_is_named_by_its_start() -> None:
     """0 for whoever has ended, a zombie too."""
     child = subprocess.Popen(["true"])

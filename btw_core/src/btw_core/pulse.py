@@ -35,7 +35,7 @@ _PLACE = 64 * 1024
 #: Bytes of the JSON of a half: some 600 packages.
 LARGEST = _PLACE - _HEADER.size
 SIZE = 4 * _PLACE
-_TRIES = 3  # a reader may come across a writer
+_TRIES = 4  # a reader may come across a writer
 
 
 class Held(Exception):
@@ -192,15 +192,20 @@ class Pulse:
         return kind(**{key: said[key] for key in kind._fields if key in said})  # another release may say more, or less
 
     def _highest(self, kind: type[Manager] | type[Keeper]) -> tuple[int, dict[str, Any] | None]:
-        """Sequence number and content of the valid place that was written last; 0 and None where there is none."""
+        """Sequence number and content of the valid place that was written last; 0 and None where there is none.
+
+        Between the two places the writer may have gone on, and be writing to the second one: the first is the last only
+        if it still is when it is read again."""
+        best: tuple[int, dict[str, Any] | None] = (0, None)
         for _ in range(_TRIES):
             if self._short():
                 break
             views = (self._place(_FIRST[kind] + n) for n in (0, 1))
             valid = [found for view in views if (found := content(view)) is not None]
-            if valid:
-                return max(valid, key=lambda found: found[0])
-        return 0, None
+            before, best = best[0], max((best, *valid), key=lambda found: found[0])
+            if len(valid) == 2 or (valid and best[0] == before):
+                break
+        return best
 
     def _place(self, number: int) -> bytes:
         """What of it is in use."""
