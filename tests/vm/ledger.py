@@ -42,6 +42,7 @@ class Clerk(Writer):
         lock = f"etcd://{store}/btw" if guarded else "local:/var/lib/btw/local.db"
         self.machine.write("/etc/btw/btw.toml", f'cluster = "lab"\nnode = "{self.name}"\nlock = "{lock}"\n')
         reservation = f'[[resource]]\ntype = "scsi_pr"\ndevices = ["{PATHS[0]}"]\n' if guarded else ""
+        fsck = "auto" if guarded else "never"  # which may notice that somebody writes, and refuse
         client = [lab.wires.address("lab", HOST), str(records.PORT)]
         words = [sys.executable, "-S", records.__file__, "write", FILE, *client]
         self.machine.write(
@@ -49,7 +50,7 @@ class Clerk(Writer):
             f"[package]\npace = {timing.pace:g}\ntimeout = {timing.timeout:g}\n"
             f"start_timeout = {timing.start_timeout:g}\nstop_timeout = {timing.stop_timeout:g}\n{reservation}"
             f'[[resource]]\ntype = "fs"\ndevice = "{PATHS[0]}"\ndirectory = "{DIRECTORY}"\nfstype = "ext4"\n'
-            "create_directory = true\n"
+            f'fsck = "{fsck}"\ncreate_directory = true\n'
             f'[[resource]]\ntype = "service"\ncommand = {json.dumps(words)}\n',
         )
 
@@ -132,19 +133,26 @@ class Ledger:
         limit = self.timing.worst_failover() + LIMIT
         return self.client.wait(by.name, new=known, count=ENOUGH, timeout=limit)[1]
 
-    def on_the_disk(self) -> dict[str, Any]:
-        """What its own machine reads, with the file system mounted read-only; nobody else has it mounted."""
-        self.storage.run("modprobe", "loop")
-        self.storage.run("mount", "-t", "ext4", "-o", "ro,loop", IMAGE, THERE, timeout=LIMIT)
+    def on_the_disk(self, *, repaired: bool = False) -> dict[str, Any]:
+        """What its own machine reads with the file system mounted read-only; `repaired`: whatever is wrong with it was
+        mended before, as far as e2fsck can. Nobody else has it mounted."""
+        run, image = self.storage.run, IMAGE
+        if repaired:
+            image = f"{IMAGE}-repaired"
+            run("cp", "--sparse=always", IMAGE, image, timeout=LIMIT)
+            print(run("e2fsck", "-f", "-y", image, check=False, timeout=LIMIT).out[-300:])
+        run("modprobe", "loop")
+        run("mount", "-t", "ext4", "-o", "ro,loop", image, THERE, timeout=LIMIT)
         try:
-            return read(self.storage, f"{THERE}/records")
+            there = run("test", "-e", f"{THERE}/records", check=False).code == 0
+            return read(self.storage, f"{THERE}/records") if there else {"lives": {}, "broken": []}
         finally:
-            self.storage.run("umount", THERE, timeout=LIMIT)
+            run("umount", THERE, timeout=LIMIT)
 
     def told(self) -> str:
         """Everything, for a test that failed."""
         lines = []
         for node in self.nodes:
-            with contextlib.suppress(LabError):
+            with contextlib.suppress(LabError):  # it is off
                 lines += [f"{node.name} {json.dumps(event)}" for event in node.events()[-40:]]
         return "\n".join(lines)
