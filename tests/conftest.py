@@ -1,4 +1,4 @@
-"""How often each fault strikes: once in a usual session, ten times every night."""
+"""How often each fault strikes, and how often data moves: a little in a usual session, more every night."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--strikes 10`."""
+    """`--strikes 10`, `--data 20`."""
     parser.addoption("--strikes", type=int, default=1, help="how often each fault strikes (1)")
+    parser.addoption("--data", type=int, default=2, help="planned moves, and kills, that data outlive (2)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `strike` is repeated; the booted machines stay the same."""
-    if "strike" in metafunc.fixturenames:
-        metafunc.parametrize("strike", range(metafunc.config.getoption("--strikes", 1)))
+    """A test that asks for `strike` or `data` is repeated; the booted machines stay the same."""
+    for name, option in (("strike", "--strikes"), ("data", "--data")):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, range(metafunc.config.getoption(option, 1)))

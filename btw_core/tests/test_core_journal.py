@@ -135,3 +135,15 @@ def test_a_directory_that_is_gone_is_made_again(path: Path) -> None:
     journal.write("two")
     assert [event["event"] for event in lines(path)] == ["two"]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("rest", [b'{"at": "2026', b'{"event": "one"}\n\0\0\0'])
+def test_what_a_power_cut_left_of_a_line_swallows_no_other(path: Path, rest: bytes) -> None:
+    """The next life begins a line of its own."""
+    path.parent.mkdir()
+    path.write_bytes(rest)
+    journal = FileJournal(path, "n1")
+    journal.write("began")
+    journal.write("next")
+    found = [event for line in path.read_bytes().splitlines() if (event := parse(line)) is not None]
+    assert [event["event"] for event in found][-2:] == ["began", "next"]

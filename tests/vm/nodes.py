@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from btw_core.journal import parse
 from btw_core.timing import Timing
 from vm.control import MachineGone, Spawned
 from vm.lab import Lab, LabError, Machine, clock
@@ -130,12 +131,12 @@ class Node:
         return self.machine.run("btw", "status", self.package, "--json", check=False, timeout=LIMIT).out
 
     def events(self) -> list[dict[str, Any]]:
-        """Its journal."""
+        """Its journal, but for a line that a power cut has left half written."""
         try:
             text = self.machine.read(f"/var/lib/btw/{self.name}/journal.jsonl")
         except LabError:
             return []
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [event for line in text.splitlines() if (event := parse(line.encode())) is not None]
 
     # ---- what hangs
     def arm(self) -> None:

@@ -112,7 +112,7 @@ class _LineFile:
         self._descriptor = -1
         self._waiting: deque[bytes] = deque()
         self._lost = 0
-        self._torn = False  # the last line of the file is ours and incomplete
+        self._torn = False  # the last line of the file is incomplete: ours, or what a power cut left of a former life
 
     def append(self, line: bytes) -> int:
         """Write it, or keep it for later. Returns how many lines were lost before, once that can be said."""
@@ -145,8 +145,10 @@ class _LineFile:
             self.close()
         if self._descriptor < 0:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self._path, flags, 0o600)
+            size = os.fstat(self._descriptor).st_size
+            self._torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
         if os.fstat(self._descriptor).st_size >= self._largest:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
