@@ -105,7 +105,7 @@ class Pulse:
             except BlockingIOError:
                 os.close(descriptor)
                 raise Held(_keeper_of(path, boot)) from None
-            except BaseException:
+            except BaseException:  # Ctrl-C included: no lock stays held; raised again
                 os.close(descriptor)
                 raise
             pulse = cls(path, descriptor, boot)

@@ -167,7 +167,7 @@ class EtcdCluster:
             try:
                 self.start()
                 return self
-            except BaseException:
+            except BaseException:  # Ctrl-C included: no member stays; raised again, but for a port that was taken
                 logs = "".join(member.log.read_text(errors="replace") for member in self.members)
                 self.stop()
                 if attempt == 2 or "address already in use" not in logs:

@@ -38,7 +38,7 @@ class Wire:
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
             self._socket.bind((link.name, type))
             self._socket.setblocking(False)
-        except BaseException:
+        except BaseException:  # Ctrl-C included: no socket stays open; raised again
             self._socket.close()
             raise
 
