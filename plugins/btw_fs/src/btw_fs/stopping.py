@@ -11,7 +11,7 @@ from pathlib import Path
 
 from btw_core import Context, Failed
 from btw_core.clock import boottime
-from btw_core.command import proc_stat
+from btw_core.command import describe, proc_stat
 from btw_core.explain import processes
 
 from . import holders, kernel
@@ -66,6 +66,8 @@ class _Stop:
             if boottime() >= self.end:
                 raise Failed(self._words(busy))
             self._clear(target, kernel.table())
+            if target.forceable and not self.force:
+                self._give_up()
             self._pause(pause)
             pause = min(LONGEST, 1.5 * pause)
 
@@ -168,6 +170,15 @@ class _Stop:
                 self.termed.add(holder.pid)
                 _signal(holder, signal.SIGKILL if last else signal.SIGTERM)
 
+    def _give_up(self) -> None:
+        """Who was killed and still waits for a server that does not answer keeps it busy, and an unmount that finds it
+        busy never hangs. Nothing is lost that the process could still save."""
+        dying = [holder.pid for holder in self.found.processes if _dying(holder.pid)]
+        if dying and boottime() - self.began >= min(POLITE, (self.end - self.began) / 3):
+            self.force = True
+            seen = "; ".join(map(describe, dying[:4]))
+            self.ctx.log(f"killed, and still waiting for the server: {seen}; requests are given up now (umount -f)")
+
     def _free(self, loop: str, target: Target, table: Table) -> None:
         """A loop device on one of our files is a mount more that is nested."""
         number = Path(f"/dev/{loop}").stat().st_rdev
@@ -227,6 +238,19 @@ def _protected() -> set[int]:
         except OSError:
             break
     return found
+
+
+def _dying(pid: int) -> bool:
+    """It is in state D, and SIGKILL waits for it (proc(5), "SigPnd")."""
+    stat = proc_stat(pid)
+    if stat is None or stat.state != "D":
+        return False
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(each >> (signal.SIGKILL - 1) & 1 for each in waiting)
 
 
 def _signal(holder: Holder, number: signal.Signals) -> None:
