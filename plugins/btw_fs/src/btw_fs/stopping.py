@@ -173,7 +173,7 @@ class _Stop:
     def _give_up(self) -> None:
         """Who was killed and still waits for a server that does not answer keeps it busy, and an unmount that finds it
         busy never hangs. Nothing is lost that the process could still save."""
-        dying = [holder.pid for holder in self.found.processes if _dying(holder.pid)]
+        dying = [tid for holder in self.found.processes for tid in _hanging(holder.pid) if _killed(tid)]
         if dying and boottime() - self.began >= min(POLITE, (self.end - self.began) / 3):
             self.force = True
             seen = "; ".join(map(describe, dying[:4]))
@@ -205,7 +205,7 @@ class _Stop:
         text = f"{self.fs.directory}: {busy}"
         if str(self.found):
             text += f"; used by: {self.found}"
-            stuck = [each.pid for each in self.found.processes if (stat := proc_stat(each.pid)) and stat.state == "D"]
+            stuck = [tid for each in self.found.processes for tid in _hanging(each.pid)]
             if stuck:
                 text += f"; in state D: {'; '.join(processes(stuck[:4]))}"
             if self.fs.kill_users != "kill":
@@ -240,17 +240,23 @@ def _protected() -> set[int]:
     return found
 
 
-def _dying(pid: int) -> bool:
-    """It is in state D, and SIGKILL waits for it (proc(5), "SigPnd")."""
-    stat = proc_stat(pid)
-    if stat is None or stat.state != "D":
-        return False
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    waiting = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return any(each >> (signal.SIGKILL - 1) & 1 for each in waiting)
+def _hanging(pid: int) -> list[int]:
+    """Its threads in state D. Each has a place of its own in /proc, though nobody lists it there."""
+    found = []
+    with contextlib.suppress(OSError):  # it ends
+        tids = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+        found = [tid for tid in sorted(tids) if (stat := proc_stat(tid)) is not None and stat.state == "D"]
+    return found
+
+
+def _killed(tid: int) -> bool:
+    """SIGKILL waits for it (proc(5), "SigPnd")."""
+    waiting = 0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
+            if line.startswith(("SigPnd:", "ShdPnd:")):
+                waiting |= int(line.split()[1], 16)
+    return bool(waiting >> (signal.SIGKILL - 1) & 1)
 
 
 def _signal(holder: Holder, number: signal.Signals) -> None:
