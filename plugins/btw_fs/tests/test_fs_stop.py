@@ -342,6 +342,30 @@ def test_a_user_in_state_d(tmp_path: Path) -> None:
         steps()
 
 
+@pytest.mark.parametrize("waits", ["os.stat('file')", "threading.Thread(target=lambda: os.stat('file')).start()"])
+def test_a_killed_user_that_waits_for_a_dead_server(tmp_path: Path, waits: str) -> None:
+    """It, or a thread of it, waits for the very file system, so that only giving up its requests ends it; who was not
+    killed is not robbed of them."""
+
+    @alone
+    def steps() -> None:
+        (tmp_path / "m").mkdir()
+        host = Host("btw-hang", tmp_path / "m", fstype="fuse", kill_users="never")
+        program = STUBBORN + "import os, sys, threading" + WAITS + f"; os.chdir(sys.argv[1]); {waits}"
+        with running(program, tmp_path / "m") as user, dead(tmp_path / "m") as server:
+            assert user.stdin is not None and server.stdout is not None
+            print(file=user.stdin, flush=True)
+            assert server.stdout.read(1) == b"h"
+            with pytest.raises(Failed, match=f"pid {user.pid} "):
+                host.stop(1)
+            assert lives(user) and "given up" not in host.said
+            host.with_(kill_users="kill").stop(4)
+            assert user.wait(10) == -signal.SIGKILL
+        assert "killed, and still waiting for the server: pid " in host.said, host.said
+
+    steps()
+
+
 @contextlib.contextmanager
 def dead(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A directory where whoever looks up a name hangs in state D; then its server prints h."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from btw_core import Context, Failed
 from btw_core.clock import boottime
-from btw_core.command import proc_stat
+from btw_core.command import describe, proc_stat
 from btw_core.explain import processes
 
 from . import holders, kernel
@@ -66,6 +66,8 @@ class _Stop:
             if boottime() >= self.end:
                 raise Failed(self._words(busy))
             self._clear(target, kernel.table())
+            if target.forceable and not self.force:
+                self._give_up()
             self._pause(pause)
             pause = min(LONGEST, 1.5 * pause)
 
@@ -168,6 +170,15 @@ class _Stop:
                 self.termed.add(holder.pid)
                 _signal(holder, signal.SIGKILL if last else signal.SIGTERM)
 
+    def _give_up(self) -> None:
+        """Who was killed and still waits for a server that does not answer keeps it busy, and an unmount that finds it
+        busy never hangs. Nothing is lost that the process could still save."""
+        dying = [tid for holder in self.found.processes for tid in _hanging(holder.pid) if _killed(tid)]
+        if dying and boottime() - self.began >= min(POLITE, (self.end - self.began) / 3):
+            self.force = True
+            seen = "; ".join(map(describe, dying[:4]))
+            self.ctx.log(f"killed, and still waiting for the server: {seen}; requests are given up now (umount -f)")
+
     def _free(self, loop: str, target: Target, table: Table) -> None:
         """A loop device on one of our files is a mount more that is nested."""
         number = Path(f"/dev/{loop}").stat().st_rdev
@@ -194,7 +205,7 @@ class _Stop:
         text = f"{self.fs.directory}: {busy}"
         if str(self.found):
             text += f"; used by: {self.found}"
-            stuck = [each.pid for each in self.found.processes if (stat := proc_stat(each.pid)) and stat.state == "D"]
+            stuck = [tid for each in self.found.processes for tid in _hanging(each.pid)]
             if stuck:
                 text += f"; in state D: {'; '.join(processes(stuck[:4]))}"
             if self.fs.kill_users != "kill":
@@ -227,6 +238,25 @@ def _protected() -> set[int]:
         except OSError:
             break
     return found
+
+
+def _hanging(pid: int) -> list[int]:
+    """Its threads in state D. Each has a place of its own in /proc, though nobody lists it there."""
+    found = []
+    with contextlib.suppress(OSError):  # it ends
+        tids = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+        found = [tid for tid in sorted(tids) if (stat := proc_stat(tid)) is not None and stat.state == "D"]
+    return found
+
+
+def _killed(tid: int) -> bool:
+    """SIGKILL waits for it (proc(5), "SigPnd")."""
+    waiting = 0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
+            if line.startswith(("SigPnd:", "ShdPnd:")):
+                waiting |= int(line.split()[1], 16)
+    return bool(waiting >> (signal.SIGKILL - 1) & 1)
 
 
 def _signal(holder: Holder, number: signal.Signals) -> None:
