@@ -1,5 +1,6 @@
 """Two machines with a file system that can be made to hang, and beside it, on the first, a package that has nothing to
-do with it. Each has a device of its own (device-mapper on a file); an NFS server is in a third, their store's."""
+do with it. Each has devices of its own (device-mapper on a file, a SCSI disk in memory); an NFS server is in a third,
+their store's."""
 
 from __future__ import annotations
 
@@ -21,8 +22,12 @@ DEVICE, IMAGE, SECTORS = "/dev/mapper/lab", "/srv/image", 32 << 11
 LINEAR = f"0 {SECTORS} linear /dev/loop0 0"
 FAILING = f"0 {SECTORS} flakey /dev/loop0 0 0 3600"
 DUST = f"0 {SECTORS} dust /dev/loop0 0 {1 << 20}"
+#: In memory (scsi_debug); there is no other.
+SCSI = "/dev/sda"
 #: The last number of the address of the NFS server on the wire `lan`; without it there is none.
 SERVER = 50
+
+MAKE = "mkfs.ext4 -q -F -E lazy_itable_init=0"
 
 #: Appends to a file and flushes it, for as long as it can.
 SERVICE = f"""
@@ -114,8 +119,21 @@ class Host(Node):
             f"rm -f {IMAGE}; truncate -s {SECTORS * 512} {IMAGE}",
             f"losetup /dev/loop0 {IMAGE}",
             f"dmsetup create --noudevsync lab --table '{table}'; dmsetup mknodes lab",
-            f"mkfs.ext4 -q -F -E lazy_itable_init=0 {DEVICE}",
+            f"{MAKE} {DEVICE}",
         )
+
+    def plug(self) -> None:
+        """The SCSI disk, with a new file system."""
+        self.shell(
+            "modprobe -a sd_mod",
+            f"modprobe scsi_debug dev_size_mb={SECTORS >> 11}",
+            f"until test -b {SCSI}; do sleep 0.1; done",
+            f"{MAKE} {SCSI}",
+        )
+
+    def unplug(self) -> None:
+        """It is gone while it is in use."""
+        self.shell(f"echo 1 > /sys/block/{SCSI.removeprefix('/dev/')}/device/delete")
 
     def swap(self, table: str) -> None:
         """What the device is made of changes while it is mounted."""

@@ -4,12 +4,12 @@ whoever comes after can take over. With -s it says what was measured."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from btw_core.timing import Timing, violations
-from vm.hangs import BESIDE, DEVICE, DIRECTORY, DUST, FAILING, LINEAR, Hanging, Host, Hosts, replaced
+from vm.hangs import BESIDE, DEVICE, DIRECTORY, DUST, FAILING, LINEAR, SCSI, Hanging, Host, Hosts, replaced
 from vm.lab import Lab, clock
 from vm.nodes import LIMIT, until
 
@@ -146,24 +146,27 @@ def test_a_dead_nfs_server(hosts: Hosts) -> None:
 def test_a_device_that_fails(hosts: Hosts) -> None:
     """dm-flakey: every request fails from one moment on. Nothing hangs: the package is stopped here and runs there."""
     hosts.set_up(ON_DEVICE, LINEAR)
-    fails(hosts, FAILING)
+    moves(hosts, lambda: hosts.first.swap(FAILING))
 
 
 def test_blocks_that_cannot_be_read(hosts: Hosts) -> None:
     """dm-dust: the writer notices nothing, a look at a block past the cache does."""
     hosts.set_up(ON_DEVICE, DUST)
-    blocks = range(32)
-    lines = [f"dmsetup message lab 0 addbadblock {block}" for block in blocks]
-    hosts.first.shell(*lines)
-    fails(hosts, "")
+    hosts.first.shell(*(f"dmsetup message lab 0 addbadblock {block}" for block in range(32)))
+    moves(hosts, lambda: hosts.first.shell("dmsetup message lab 0 enable"))
 
 
-def fails(hosts: Hosts, table: str) -> None:
+def test_a_device_that_is_removed(hosts: Hosts) -> None:
+    """A disk pulled out under its mount: its place is free afterwards, nothing hangs."""
+    for node in hosts.nodes:
+        node.plug()
+    hosts.set_up(f'device = "{SCSI}"\nfstype = "ext4"')
+    moves(hosts, hosts.first.unplug)
+
+
+def moves(hosts: Hosts, fault: Callable[[], None]) -> None:
     node, other, at = hosts.first, hosts.second, clock()
-    if table:
-        node.swap(table)
-    else:
-        node.shell("dmsetup message lab 0 enable")
+    fault()
     until(lambda: other.is_("running"), f"{other.name} takes over", hosts.timing.worst_failover() + LIMIT)
     print(f"\nfails: {other.name} runs it after {clock() - at:.1f} s")
     assert DIRECTORY not in node.machine.read("/proc/mounts")
