@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fs_place import Host, alone, disk, mount, run, running, until
+from fs_place import Host, alone, disk, mount, root, run, running, until
 
 from btw_core import Failed, Status
 from btw_fs import kernel
@@ -229,9 +229,9 @@ def test_multi_mount_protection(tmp_path: Path) -> None:
         steps()
 
 
-def test_errors_are_corrected_or_refused(tmp_path: Path) -> None:
+def test_errors_are_corrected_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system with an error mark is checked and then mounted, with a line that says so; one that fsck gives up is
-    refused with the command to run by hand."""
+    refused with the command to run by hand, and with the true cause where the kernel tells one."""
 
     @alone
     def steps() -> None:
@@ -247,9 +247,37 @@ def test_errors_are_corrected_or_refused(tmp_path: Path) -> None:
         run("debugfs", "-w", "-R", "ssv state 2", device)
         with pytest.raises(Failed, match="errors are left; by hand, unmounted on all nodes: e2fsck"):
             host.start()
+        refused = "critical nexus error, dev sda, sector 0 op 0x1:(WRITE)"
+        monkeypatch.setattr(kernel, "listen", lambda: lambda device, fstype: refused)
+        with pytest.raises(Failed, match=f"a reservation on the disk refuses this node, .* scsi-pr show {device}"):
+            host.start()
 
     with disk(tmp_path, "ext4") as device:
         steps()
+
+
+@root
+def test_what_the_kernel_says(tmp_path: Path) -> None:
+    """Lines about this device, its disk or its type, those that came since; none about others."""
+
+    def say(*lines: str) -> None:
+        for line in lines:
+            Path("/dev/kmsg").write_text(f"{line}\n")
+
+    with disk(tmp_path, "") as device:
+        name = Path(device).name
+        run("addpart", device, "1", "0", "16")
+        try:
+            say(f"before, dev {name}, sector 1")
+            said = [kernel.listen() for _ in range(3)]
+            say(f"EXT9-fs ({name}p1): broken", f"nexus error, dev {name}, sector 1", f"other, dev {name}0, sector 1")
+            say("device of nobody")
+            told = f"EXT9-fs ({name}p1): broken | nexus error, dev {name}, sector 1"
+            assert said[0](f"{name}p1", "ext9") == told
+            assert said[1](name, "") == f"nexus error, dev {name}, sector 1"
+            assert said[2]("", "nfs4") == ""
+        finally:
+            run("delpart", device, "1")
 
 
 def test_waits_for_its_device(tmp_path: Path) -> None:

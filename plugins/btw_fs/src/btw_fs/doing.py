@@ -132,11 +132,13 @@ def _check(fs: Fs, ctx: Context, fstype: str, block: Block) -> None:
     words = fsck.command(fs.fsck, fstype, block.path)
     if not words:
         return
+    said = kernel.listen()
     ctx.recheck()
     done = ctx.run(words, ok=(), env={"LC_ALL": "C"})
+    kernel_said = said(block.name, fstype)
     verdict = fsck.verdict(words, done.code)
     if not verdict.ok:
-        raise Failed(f"{verdict.text}{_multimount(done.output)}")
+        raise Failed(f"{verdict.text}{_multimount(done.output)}{_kernel(kernel_said, block.path)}")
     if verdict.text:
         ctx.log(verdict.text)
 
@@ -146,6 +148,15 @@ def _multimount(said: str) -> str:
         return "; multi-mount protection (mmp): another node has it mounted or checks it: see that it is down there"
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
     return f"; it said last: {last[:200]}" if last else ""
+
+
+def _kernel(said: str, path: str) -> str:
+    """Its words behind an error. A write that a reservation refuses looks like a broken disk to who writes."""
+    text = f"; the kernel says: {said}" if said else ""
+    if "nexus error" in said or "reservation conflict" in said:  # BLK_STS_RESV_CONFLICT, by its old and new name
+        text += f"; a reservation on the disk refuses this node, see `btw scsi-pr show {path}`: it is not broken, the "
+        text += "package wants a resource of type scsi_pr before this one"
+    return text
 
 
 def _mount(fs: Fs, ctx: Context, kind: Kind, fstype: str, block: Block | None) -> None:
@@ -172,7 +183,7 @@ def _mount(fs: Fs, ctx: Context, kind: Kind, fstype: str, block: Block | None) -
             break
         time.sleep(0.05)
     text = " ".join(line.strip() for line in done.output.replace(_DMESG, "").splitlines() if line.strip())
-    text = f"{text or f'mount: exit code {done.code}'}" + (f"; the kernel says: {kernel_said}" if kernel_said else "")
+    text = f"{text or f'mount: exit code {done.code}'}{_kernel(kernel_said, block.path if block else '')}"
     if "MMP" in kernel_said or "multi_mount" in kernel_said:
         text += "; multi-mount protection: another node has it mounted; see that it is down there"
     raise Failed(f"{fs.directory}: {text}")

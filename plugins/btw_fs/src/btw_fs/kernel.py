@@ -168,7 +168,9 @@ def listen() -> Callable[[str, str], str]:
         return lambda device, fstype: ""
 
     def said(device: str, fstype: str) -> str:
-        names = (f"({device})", f"device {device}", f"({device} ", f"{fstype}: ")
+        names = [f"{fstype}: "] if fstype else []
+        if device:
+            names += [f"({device})", f"device {device}", f"({device} ", f"dev {disk_of(device)},"]
         found = []
         try:
             while True:
@@ -176,7 +178,7 @@ def listen() -> Callable[[str, str], str]:
                     line = os.read(log, 8192).decode(errors="replace").partition(";")[2].split("\n")[0]
                 except BrokenPipeError:  # overwritten meanwhile: the next one is the oldest there is
                     continue
-                if any(name.lower() in line.lower() for name in names if name.strip("() :")):
+                if any(name.lower() in line.lower() for name in names):
                     found.append(line)
         except OSError:  # EAGAIN: no more
             pass
@@ -185,6 +187,12 @@ def listen() -> Callable[[str, str], str]:
         return " | ".join(found[-4:])
 
     return said
+
+
+def disk_of(device: str) -> str:
+    """The disk of a partition, by their names; of anything else itself."""
+    place = Path("/sys/class/block", device)
+    return place.resolve().parent.name if (place / "partition").exists() else device
 
 
 def node(number: Number) -> str:
