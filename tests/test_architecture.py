@@ -21,11 +21,12 @@ MAX_LINES = 400
 
 #: Kinds of modules of btw_core as in docs/design.md "Modules of btw-core"; all others are adapters to the system.
 KINDS = {
-    "pure": "types timing fsm lease events faults safety cluster switches dependencies targets placement rehearsal",
+    "pure": "types timing fsm lease events faults safety cluster switches dependencies targets placement rehearsal"
+    " records picture",
     "contract": "clock store ports resource hooks",
-    "shell": "desk health session claim work debts memory controller manager",
+    "shell": "desk health session claim work debts memory controller summary paper placer manager",
     "keeper": "trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",
-    "node": "node",
+    "node": "node answers",
     "cli": "cli",
     "testing": "testing",
 }
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "shell": {"pure", "contract", "shell"},
     "keeper": {"keeper"},  # and PLAIN
     "adapter": {"pure", "contract", "keeper", "adapter"},
-    "node": {"pure", "contract", "shell", "keeper", "adapter"},
+    "node": {"pure", "contract", "shell", "keeper", "adapter", "node"},
     "cli": {"pure", "contract", "shell", "keeper", "adapter", "node"},
     "testing": {"pure", "contract", "shell", "keeper", "adapter", "node", "testing"},
 }
@@ -50,7 +51,8 @@ CHAIN = [
     "desk health",
     "session claim work",
     "debts memory",
-    "controller",
+    "controller paper",
+    "summary placer",
     "manager",
     "node",
     "cli",

@@ -9,6 +9,7 @@ from btw_core import lease
 from btw_core.controller import Controller
 from btw_core.lease import PackageRecord
 from btw_core.ports import HaltAsked, Looked, Operation, ResourceHealth
+from btw_core.summary import summary
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
@@ -304,11 +305,11 @@ def test_what_keeps_it_stuck_is_told_once() -> None:
         survey = case.executor.operations[-1]
         assert survey.verb is Verb.SURVEY
         case.executor.end(survey, survivors=left)
-        assert case.controller.summary()["survivors"] == list(left)
+        assert summary(case.controller)["survivors"] == list(left)
     told = [line["cause"] for line in case.journal.lines if "still alive" in line.get("cause", "")]
     assert told == ["still alive: pid 12 (umount), state D in nfs_wait"]
     case.controller.halt(HaltAsked(cause="a person"))
-    assert case.controller.summary()["survivors"] == []
+    assert summary(case.controller)["survivors"] == []
 
 
 def test_who_fenced_itself_costs_the_taker_no_pace() -> None:

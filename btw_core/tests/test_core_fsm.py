@@ -34,12 +34,13 @@ HealFailed      -      -   -   -               -   fg                 fg        
 StartSucceeded  .      .   .   .               ru  .                  .                  .         .         .            .   .
 StartFailed     .      .   .   .               fg  .                  .                  .         .         .            .   .
 StartOverdue    .      .   .   .               fg  .                  .                  .         .         .            .   .
-StopVerified    .      .   .   .               .   .                  .                  hd/of     hd/of/fd  .            .   .
+StopVerified    .      .   .   .               .   .                  .                  hd/of/sb  hd/of/fd  .            .   .
 StopFailed      .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
 StopOverdue     .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
 HardDeadline    .      .   .   .               .   .                  .                  sk        sk        sk           .   .
 SurvivorsGone   -      -   .   .               .   .                  .                  -         -         fg/sk        -   -
 HaltAskedFor    hd     hd  hd  hg              hg  hg                 hg                 hg        hg        hg           -   hd
+Withdrawn       -      -   sb  hg              hg  hg                 hg                 -         -         hg           -   -
 Released        -      -   -   -               -   -                  -                  -         -         -            hd  fd
 HoldOffPassed   .      .   .   .               .   .                  .                  .         .         .            .   sb
 SwitchedOff     of     -   -   -               -   -                  -                  -         -         -            -   -
@@ -127,8 +128,8 @@ def stop(package: Package, reason: Reason, deadline: float | None = None) -> ev.
 
 # ---- the table as a whole
 def test_grid_is_complete() -> None:
-    """The grid names each of the 12 states x 20 events exactly once."""
-    assert len(State) == 12 and len(EVENTS) == 20
+    """The grid names each of the 12 states x 21 events exactly once."""
+    assert len(State) == 12 and len(EVENTS) == 21
     assert set(CELLS) == {(state, kind) for state in State for kind in EVENTS}
 
 
@@ -240,7 +241,7 @@ class Watch:
                 assert action.deadline == event.at + s.timing.start_timeout
             if isinstance(action, ev.Release):
                 assert self.verified, "released what may be up"
-                assert s.state in (State.HALTED, State.FAILED, State.OFF)
+                assert s.state in (State.HALTED, State.FAILED, State.OFF, State.STANDBY)
             if isinstance(action, ev.StopResources | ev.HurryStop):
                 assert action.deadline == s.deadline
                 assert action.deadline <= event.at + s.timing.stop_timeout

@@ -12,7 +12,7 @@ from test_core_checks import Checker
 from test_core_plugins import Site
 
 from btw_core.cli.simulate import command
-from btw_core.zygote import configured
+from btw_core.loading import configured
 
 POOL = 'type = "pool"\npath = "/srv/{}"'
 NEEDS = '\n[[dependency]]\npackage = "{}"\n'
@@ -133,14 +133,10 @@ def test_from_package_files(checker: Checker) -> None:
 
 
 def test_check_knows_the_rules_between_packages(checker: Checker) -> None:
-    """A dependency that cannot be is an error at its line; keys that `btw run` does not obey are a warning."""
+    """A dependency that cannot be is an error at its line; keys that only daemons obey are none."""
     checker.package("db", POOL.format("db"))
     checker.package("app", POOL.format("app") + NEEDS.format("dbb"), head="priority = 1\n")
-    text = "package `app`: priority, [[dependency]]: only `btw simulate` obeys this, `btw run` does not"
-    assert checker.problems() == [
-        f"app.toml:2: warning: priority: {text}; remove it to run the package",
-        "app.toml:8: dependency: there is no package `dbb`; did you mean `db`?",
-    ]
+    assert checker.problems() == ["app.toml:8: dependency: there is no package `dbb`; did you mean `db`?"]
 
 
 def test_what_others_can_touch_is_not_on_several_nodes(checker: Checker) -> None:

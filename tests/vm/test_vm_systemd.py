@@ -34,7 +34,7 @@ def machines() -> Iterator[Cluster]:
         n3.power_off()
         n3.boot(init="systemd")
         n3.write(UNIT, Path(TESTS.parent, "packaging/systemd/btw.service").read_text())
-        n3.write("/etc/btw/service.env", f'PACKAGES="{PACKAGE}"\n')
+        n3.write("/etc/btw/service.env", f'BTW="run {PACKAGE}"\n')
         n3.run("sh", "-c", "ln -sf $(command -v btw) /usr/bin/btw; modprobe softdog nowayout=0")
         n3.run("systemctl", "daemon-reload")
         n3.run("systemctl", "start", "btw", timeout=LIMIT)

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from .cluster import Kind
 from .config import Package, load_all, load_package
 from .dependencies import flaws
 from .plugins import EXTENSIONS, LAYERS, LOCKS, Plugins, missing
@@ -135,20 +134,16 @@ def _together(packages: list[Package], asked: set[str], broken: set[str]) -> lis
         problems.append(Problem(text=flaw.text, remedy=flaw.remedy, file=package.file, line=line, key=key))
     for package in packages:
         if package.name in asked:
-            beyond = package.beyond_run()
-            problems += [msgspec.structs.replace(beyond, severity="warning")] if beyond else []
             problems += _several(package)
     return problems
 
 
 def _several(package: Package) -> list[Problem]:
     """What other machines can touch may not be active on several nodes."""
-    if package.rules.type is not Kind.MULTI_NODE:
-        return []
     text = "would be active on several nodes at once in a multi_node package"
     remedy = 'put it into a package of type = "failover"'
-    shared = [(index, each) for index, each in enumerate(package.resources) if each.shared]
-    return [_problem(package, index, text=text, remedy=remedy, key=each.name) for index, each in shared]
+    found = [(package.resources.index(each), each.name) for each in package.several()]
+    return [_problem(package, index, text=text, remedy=remedy, key=name) for index, name in found]
 
 
 def _order(package: Package) -> list[Problem]:

@@ -32,6 +32,7 @@ class Claim:
         me: Incarnation,
         timing: Timing,
         *,
+        lock: str = "",
         taking: Callable[[], None],
         acquired: Callable[[int, bool, str], None],
         lost: Callable[[str, float], None],
@@ -39,10 +40,12 @@ class Claim:
     ) -> None:
         self.desk = desk
         self.name = name
-        self.key = lease.PACKAGES + name
+        self.lock = lock or name
+        self.key = lease.PACKAGES + self.lock
         self.me = me
         self.timing = timing
         self.wanted = False
+        self.tracked = False  # who may want it any moment already counts how long its holder is silent
         self.held = False
         self.term = 0  # of the last acquisition
         self.floor = 0
@@ -167,12 +170,12 @@ class Claim:
     # ---- what the store says
     def seen(self, view: View, recheck: float = 0.0) -> None:
         """A reading of all records. `recheck`: see `lease.judge`."""
-        found = view.packages.get(self.name)
+        found = view.packages.get(self.lock)
         if self._busy or view.sent < self._read_since:
             return  # older than the answer that is under way or has come
         self._learn(*(found or (None, None)), asked=view.sent)
         self._write_edits()
-        if self.wanted and not self.held and not self._busy and not self._edits:
+        if (self.wanted or self.tracked) and not self.held and not self._busy and not self._edits:
             self._consider(view, recheck)
 
     def noticed(self, revision: int, record: PackageRecord) -> None:
@@ -181,9 +184,16 @@ class Claim:
             return
         self._learn(revision, record)
         self._write_edits()
-        if self.wanted and not self.held and not self._busy and record.released:
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """It may be wanted from now on: what is free need not wait for the next reading."""
+        record, revision = self.record, self.revision
+        if not self.wanted or self.held or self._busy or self._edits or not self._sure:
+            return
+        if record is not None and revision is not None and record.released:
             now = self.desk.now()
-            self._consider(View(sent=now, received=now, packages={self.name: (revision, record)}, sessions={}), 0.0)
+            self._consider(View(sent=now, received=now, packages={self.lock: (revision, record)}, sessions={}), 0.0)
 
     def _learn(self, revision: int | None, record: PackageRecord | None, *, asked: float | None = None) -> None:
         """`asked`: when this was asked for; None: nobody knows, it came by the watch."""
@@ -218,7 +228,7 @@ class Claim:
     def _consider(self, view: View, recheck: float) -> None:
         self.judgement = judged = lease.judge(
             view,
-            self.name,
+            self.lock,
             self.me,
             self._sighting,
             floor=self.floor,
@@ -228,7 +238,7 @@ class Claim:
         )
         self._sighting = judged.sighting
         self.ripe_at = judged.sighting.since + judged.wait if judged.take is None and judged.wait else None
-        if judged.take is None or not self.desk.ports.keeper.attached():
+        if judged.take is None or not self.wanted or not self.desk.ports.keeper.attached():
             return
         self._will_take()
         sent = self.desk.now()
@@ -347,5 +357,3 @@ def describe(record: PackageRecord | None, judgement: Judgement | None, now: flo
         left = judgement.sighting.since + judgement.wait - now
         text += f"; taken here when nothing is heard for another {max(left, 0):.1f} s"
     return text
-
-

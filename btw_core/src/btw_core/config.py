@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections import Counter
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .cluster import Dependency, Rules
+from .cluster import Dependency, Kind, Rules
+from .dependencies import flaws
 from .parameters import closest, fields, literal
 from .places import Places
 from .resource import ConfigError, Problem, Resource
@@ -48,6 +51,18 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
         line = self.document.line("package", "nodes")
         return f"{self.file}:{line}: package `{self.name}` is for nodes {', '.join(self.nodes)}, this node is `{node}`"
 
+    def digests(self) -> dict[str, str]:
+        """What tells two versions of this file apart: "" for its rules and timeouts, and each resource by its name."""
+        tables = {key: table for key, table in self.document.data.items() if key != "resource"}
+        digests = {"": _digest(tables)}
+        for resource in self.resources:
+            digests[resource.name] = _digest([resource.__struct_config__.tag, msgspec.to_builtins(resource)])
+        return digests
+
+    def several(self) -> list[Resource]:
+        """What would be active on several nodes at once, and may not: what other machines can touch."""
+        return [each for each in self.resources if each.shared and self.rules.type is Kind.MULTI_NODE]
+
     def beyond_run(self) -> Problem | None:
         """What `btw run` does not obey, and therefore refuses rather than pass over in silence."""
         plain = Rules(nodes=self.rules.nodes)
@@ -55,10 +70,15 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
         if not keys:
             return None
         words = ["[[dependency]]" if key == "dependencies" else key for key in keys]
-        text = f"package `{self.name}`: {', '.join(words)}: only `btw simulate` obeys this, `btw run` does not"
+        text = f"package `{self.name}`: {', '.join(words)}: only `btw daemon` obeys this, `btw run` does not"
         path = ("dependency", 0) if keys[0] == "dependencies" else ("package", keys[0])
         line = self.document.line(*path)
-        return Problem(text=text, remedy="remove it to run the package", file=self.file, line=line, key=words[0])
+        remedy = "run it with btw daemon, or remove this"
+        return Problem(text=text, remedy=remedy, file=self.file, line=line, key=words[0])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def load_package(name: str, config: NodeConfig, places: Places, plugins: Plugins) -> Package:
@@ -93,6 +113,28 @@ def load_all(config: NodeConfig, places: Places, plugins: Plugins) -> tuple[list
         else:
             packages += [package] if package else []
     return packages, problems
+
+
+def load_together(
+    config: NodeConfig, places: Places, plugins: Plugins
+) -> tuple[list[Package], list[Problem]]:
+    """As `load_all`, without those that cannot be with the others: what they say of each other is refused."""
+    packages, problems = load_all(config, places, plugins)
+    found = flaws({package.name: package.rules for package in packages})
+    out = {flaw.package: f"{flaw.text}; {flaw.remedy}" for flaw in found}
+    for package in packages:
+        if package.several():
+            names = ", ".join(each.name for each in package.several())
+            out[package.name] = f"{names} would be active on several nodes at once in a multi_node package"
+        if package.name in out:
+            text, remedy = f"package `{package.name}` is left out: {out[package.name]}", f"see btw check {package.name}"
+            problems.append(Problem(text=text, remedy=remedy, file=package.file))
+    return [package for package in packages if package.name not in out], problems
+
+
+def package_names(places: Places) -> list[str]:
+    """Of every file that may be a package's; nothing is run. Raises ConfigError."""
+    return [name for name in _candidates(places) if NAME.fullmatch(name)]
 
 
 def _candidates(places: Places) -> dict[str, list[Path]]:
@@ -178,6 +220,7 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
             name=name,
             timing=_timing(table, config),
             resources=tuple(_spec(resource) for resource in resources),
+            instance=f"{name}@{config.node}" if table.type is Kind.MULTI_NODE else "",
             on_stop_failure=table.on_stop_failure,
             description=table.description,
             path=document.file,

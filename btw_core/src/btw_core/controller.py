@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-
-import msgspec
 
 from . import events as ev
 from . import lease
-from .claim import Claim, describe
+from .claim import Claim
 from .debts import Debts
 from .desk import Desk
 from .events import Action, Event
@@ -23,25 +22,32 @@ from .work import Order, Outcome, Work
 #: Seconds that killing and surveying may take before they are asked for again.
 SOON = 5.0
 UNLOADED = "not loaded: its package file was changed or removed while it runs; mend that, see `btw check`"
+Told = Callable[["Controller", Event, State], None]
 _UP = (State.RUNNING, State.DEGRADED)
+#: States that a withdrawal ends; what stops already goes on with it.
+_ENDS = (State.FENCING, State.UNKNOWN, State.STARTING, *_UP)
 
 
 class Controller:
-    """`left` is set once the package is done with on this node."""
+    """`left` is set once the package is done with on this node. `told(controller, event, before)` after each step."""
 
-    def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation) -> None:
+    def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation, told: Told | None = None) -> None:
         self.desk, self.spec, self.me = desk, spec, me
         self.name = spec.name
         self.situation = Situation(timing=spec.timing, on_stop_failure=spec.on_stop_failure)
         self.since = desk.now()
         self.cause = "began"
         self.left = False
+        self.allowed, self.unwanted = True, ""  # may try for the lock; has to end here: see `place`
+        self.maintenance = ""  # why failures are passed over
+        self._told = told
         self.health: dict[str, ResourceHealth] = {}
         self.claim = Claim(
             desk,
             spec.name,
             me,
             spec.timing,
+            lock=spec.lock,
             taking=lambda: self.memory.taking(),
             acquired=self._acquired,
             lost=lambda cause, hard: self.apply(ev.LeaseLost(at=desk.now(), cause=cause, hard=hard)),
@@ -64,8 +70,7 @@ class Controller:
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
         self._held_up = False  # something alive keeps a stop from being verified
-        self._asking = False  # a survey is under way
-        self._said = ""  # the last note since the last change of state
+        self._asking, self._said = False, ""  # a survey is under way; the last note since the last change of state
 
     def begin(self) -> None:
         """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
@@ -92,6 +97,18 @@ class Controller:
             # not adopted yet; left alone, only its processes would be killed at H, and an address or a mount would stay
             self._left_behind("a former life of this node may have left it up")
         self.apply(ev.HaltAskedFor(at=self.desk.now(), cause=asked.cause, reason=asked.reason))
+
+    def place(self, *, allowed: bool, unwanted: str = "") -> None:
+        """What is decided for this node: may it try for the lock, or has the package to end here, and why."""
+        self.allowed, self.unwanted = allowed, unwanted
+        self.withdraw(unwanted, *_ENDS)
+        self._settle_wanted()
+        self.claim.reconsider()
+
+    def withdraw(self, cause: str, *states: State) -> None:
+        """End it here, for `cause`, if it is in one of these states."""
+        if cause and self.situation.state in states:
+            self.apply(ev.Withdrawn(at=self.desk.now(), cause=cause))
 
     def enable(self, cause: str) -> None:
         if self.situation.state in (State.HALTING, State.STUCK):
@@ -123,7 +140,13 @@ class Controller:
         if not report.id and len(self.health) < len(self.spec.resources):
             return  # news of one resource before the first whole round: that round is under way
         found = assess(self.spec.resources, self.health)
-        self.apply(ev.HealthSeen(at=self.desk.now(), cause=found.cause, health=found.health, curable=found.curable))
+        self._seen(found.health, found.cause, found.curable)
+
+    def _seen(self, health: Health, cause: str, curable: bool = False) -> None:
+        if self.maintenance and self.situation.state in _UP and health is not Health.UP:
+            self._say(f"passed over in maintenance ({self.maintenance}): {health}, {cause}")
+            health, cause, curable = Health.UP, "maintenance", False
+        self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=health, curable=curable))
 
     # ---- events and actions
     def apply(self, event: Event) -> None:
@@ -159,6 +182,8 @@ class Controller:
         self._settle_wanted()
         self.memory.tell_keeper()
         self._rearm()
+        if self._told is not None:
+            self._told(self, event, before)
 
     def _do(self, action: Action) -> None:
         term = self.situation.term
@@ -224,13 +249,16 @@ class Controller:
         now = self.situation
         # cut off, but not seen down: who holds the lock may stop it, so it tries to be us
         regain = now.state is State.STUCK and now.cut and not now.held
-        self.claim.wanted = self.memory.ready and (now.state is State.STANDBY or regain)
+        waits = now.state is State.STANDBY
+        self.claim.wanted = self.memory.ready and ((waits and self.allowed) or regain)
+        self.claim.tracked = self.memory.ready and waits
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
         self.memory.acquired()
         owing = bool(self.claim.debts)
         self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
+        self.withdraw(self.unwanted, *_ENDS)  # taken only to be given back: a former life of this node had it
 
     def _record_changed(self) -> None:
         self.memory.tell_keeper()  # a reading may have moved the lease on
@@ -344,8 +372,7 @@ class Controller:
             if self._look is None:
                 self._ask_look()
             elif (waited := self.desk.now() - self._look[1]) >= self.spec.timing.pace / 2:  # else only just asked
-                cause = f"the observer has not answered for {waited:.1f} s"
-                self.apply(ev.HealthSeen(at=self.desk.now(), cause=cause, health=Health.CANNOT_TELL))
+                self._seen(Health.CANNOT_TELL, f"the observer has not answered for {waited:.1f} s")
         elif self.situation.state is State.STUCK:
             self._survey()
             if self.situation.gone and self._look is None:
@@ -371,27 +398,3 @@ class Controller:
             return  # found again, as each pace
         self._said = text
         self.desk.journal.write("note", package=self.name, cause=text, state=self.situation.state)
-
-    def summary(self) -> dict[str, Any]:
-        """What `status` shows of this package."""
-        now = self.desk.now()
-        return {
-            "package": self.name,
-            "node": self.me.node,
-            "role": "active" if self.claim.held else "stand-by",
-            "state": str(self.situation.state),
-            "cause": self.cause,
-            "seconds": round(now - self.since, 1),
-            "term": self.situation.term,
-            "lock": describe(self.claim.record, self.claim.judgement, now),
-            "lease_left": round(self.claim.lost_at - now, 2) if self.claim.held else None,
-            "off": self.situation.off,
-            "working_on": self.work.describe(),
-            "survivors": list(self.survivors),
-            "resources": [
-                msgspec.to_builtins(self.health[r.name])
-                if r.name in self.health and self.situation.state in (*WATCHED, State.STUCK)
-                else {"resource": r.name, "status": None, "detail": ""}
-                for r in self.spec.resources
-            ],
-        }

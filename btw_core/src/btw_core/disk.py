@@ -89,10 +89,10 @@ class FileDisk:
             return lasting  # torn by a crash of the computer
         return news if news is not None and news.incarnation.boot == boot_id() else lasting
 
-    def known(self, package: str) -> bool:
+    def known(self, package: str, *, here: bool = False) -> bool:
         """See `ports.Disk`. Looks into the memory of every node beside this one."""
-        name = glob.escape(package)
-        for path in (each for end in ("json", "now") for each in self.directory.parent.glob(f"*/{name}.{end}")):
+        name, where = glob.escape(package), glob.escape(self.directory.name) if here else "*"
+        for path in (each for end in ("json", "now") for each in self.directory.parent.glob(f"{where}/{name}.{end}")):
             try:
                 saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             except FileNotFoundError:

@@ -93,6 +93,10 @@ class HaltAskedFor(Event, frozen=True, kw_only=True):
     reason: Reason
 
 
+class Withdrawn(Event, frozen=True, kw_only=True):
+    """It is to run elsewhere, or nowhere; this node stays a stand-by."""
+
+
 class Released(Event, frozen=True, kw_only=True):
     """The lock is free, or another's: nothing of ours is left in its record."""
 
@@ -193,6 +197,7 @@ EVENTS: tuple[type[Event], ...] = (
     HardDeadline,
     SurvivorsGone,
     HaltAskedFor,
+    Withdrawn,
     Released,
     HoldOffPassed,
     SwitchedOff,

@@ -42,7 +42,7 @@ class RealExecutor:
         home: str,
         cgroup: str,
         deliver: Callable[[Report], None],
-        loader: str = "btw_core.zygote:configured",
+        loader: str = "btw_core.loading:configured",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         patience: Patience | None = None,

@@ -98,6 +98,8 @@ GUARDS: dict[str, Callable[[Situation, Event], bool]] = {
 def _reason(s: Situation, e: Event) -> Reason:
     if isinstance(e, ev.HaltAskedFor):
         return e.reason
+    if isinstance(e, ev.Withdrawn):
+        return Reason.USER
     if isinstance(e, ev.SurvivorsGone):
         return s.reason
     for kind, reason in (
@@ -160,6 +162,10 @@ def _stopping(state: State) -> tuple[Row, ...]:
     )
 
 
+def _withdrawn(state: State) -> Row:
+    return Row(state, ev.Withdrawn, "", _S.HALTING, ("stop",), "not to run here any more")
+
+
 def _up(state: State) -> tuple[Row, ...]:
     return (
         Row(state, ev.HealthSeen, "up", _S.RUNNING, (), "healthy"),
@@ -172,6 +178,7 @@ def _up(state: State) -> tuple[Row, ...]:
         Row(state, ev.HealFailed, "", _S.FAILING, ("stop",), "could not be put back"),
         Row(state, ev.LeaseLost, "", _S.FAILING, ("stop",), "lock lost"),
         Row(state, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "halt asked for"),
+        _withdrawn(state),
     )
 
 
@@ -187,6 +194,7 @@ ROWS: tuple[Row, ...] = (
     Row(_S.FENCING, ev.Settled, "", _S.UNKNOWN, ("look",), "former holders are down"),
     Row(_S.FENCING, ev.LeaseLost, "", _S.STANDBY, (), "lock lost before anything was started"),
     Row(_S.FENCING, ev.HaltAskedFor, "", _S.HALTED, ("release",), "halt asked for before anything was started"),
+    Row(_S.FENCING, ev.Withdrawn, "", _S.STANDBY, ("release",), "not to run here any more; nothing was started"),
     Row(_S.UNKNOWN, ev.HealthSeen, "up", _S.RUNNING, (), "already up"),
     Row(_S.UNKNOWN, ev.HealthSeen, "degraded", _S.DEGRADED, (), "already up, degraded"),
     Row(_S.UNKNOWN, ev.HealthSeen, "down", _S.STARTING, ("start",), "down"),
@@ -195,17 +203,21 @@ ROWS: tuple[Row, ...] = (
     Row(_S.UNKNOWN, ev.HealthOverdue, "", _S.FAILING, ("stop",), "no status for `timeout`"),
     Row(_S.UNKNOWN, ev.LeaseLost, "", _S.FAILING, ("stop",), "lock lost"),
     Row(_S.UNKNOWN, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "halt asked for"),
+    _withdrawn(_S.UNKNOWN),
     Row(_S.STARTING, ev.StartSucceeded, "", _S.RUNNING, ("look",), "started"),
     Row(_S.STARTING, ev.StartFailed, "", _S.FAILING, ("stop",), "start failed"),
     Row(_S.STARTING, ev.StartOverdue, "", _S.FAILING, ("stop",), "start took longer than start_timeout"),
     Row(_S.STARTING, ev.LeaseLost, "", _S.FAILING, ("stop",), "lock lost"),
     Row(_S.STARTING, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "halt asked for"),
+    _withdrawn(_S.STARTING),
     *_up(_S.RUNNING),
     *_up(_S.DEGRADED),
     *_stopping(_S.HALTING),
+    Row(_S.HALTING, ev.StopVerified, "", _S.STANDBY, ("release",), "verified down"),
     *_stopping(_S.FAILING),
     Row(_S.FAILING, ev.StopVerified, "", _S.FAILED, ("release",), "verified down"),
     Row(_S.STUCK, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "asked to stop once more"),
+    Row(_S.STUCK, ev.Withdrawn, "", _S.HALTING, ("stop",), "asked to stop once more"),
     Row(_S.STUCK, ev.Acquired, "", _S.FAILING, ("stop",), "lock acquired again; stopping once more under it"),
     Row(_S.STUCK, ev.LeaseLost, "", _S.STUCK, (), "lock lost while stuck"),
     Row(_S.STUCK, ev.HardDeadline, "", _S.STUCK, ("cut off",), "hard deadline without the lock"),
@@ -231,6 +243,7 @@ IGNORED: dict[type[Event], tuple[tuple[State, ...], str]] = {
     ev.LeaseLost: (REST, "nothing is up"),
     ev.SurvivorsGone: ((*REST, *_STOPPING), "a survey that was under way when the state changed"),
     ev.HaltAskedFor: ((_S.HALTED,), "already so"),
+    ev.Withdrawn: ((*REST, *_STOPPING), "it holds nothing, or stops already"),
     ev.Settled: ((*REST, _S.UNKNOWN, *_STOPPING), "the lock was lost or given back meanwhile"),
     ev.Released: (
         (_S.STANDBY, _S.OFF, *_HELD),

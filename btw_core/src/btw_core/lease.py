@@ -74,8 +74,12 @@ def decode(kind: type[R], key: str, value: bytes) -> R:
 _decoded: Callable[..., Any] = lru_cache(4096)(lambda kind, value: msgspec.json.decode(value, type=kind))
 
 
+def session_of(node: str, slot: str) -> str:
+    return f"{SESSIONS}{node}/{slot}"
+
+
 def session_key(incarnation: Incarnation) -> str:
-    return f"{SESSIONS}{incarnation.node}/{incarnation.slot}"
+    return session_of(incarnation.node, incarnation.slot)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):

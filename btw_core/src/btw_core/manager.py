@@ -13,6 +13,7 @@ from . import lease
 from .controller import Controller
 from .desk import Desk
 from .lease import ClusterRecord, DamagedRecord, PackageRecord, SessionRecord, View, decode, encode
+from .placer import Daemon, Placer
 from .ports import (
     EnableAsked,
     ExecutorLost,
@@ -26,6 +27,7 @@ from .ports import (
     StoreChanged,
 )
 from .session import Session
+from .summary import summary
 from .timing import Timing
 from .types import Incarnation, PackageSpec, Reason, State
 
@@ -34,7 +36,14 @@ class Manager:
     """`creates`: an empty store may be taken as a new cluster of this name. `failure` says why it gave up."""
 
     def __init__(
-        self, me: Incarnation, packages: Sequence[PackageSpec], ports: Ports, *, cluster: str = "btw", creates: bool
+        self,
+        me: Incarnation,
+        packages: Sequence[PackageSpec],
+        ports: Ports,
+        *,
+        cluster: str = "btw",
+        creates: bool,
+        daemon: Daemon | None = None,
     ) -> None:
         self.me = me
         self.cluster = cluster
@@ -42,11 +51,16 @@ class Manager:
         self.finished = False
         self.failure = ""
         self.desk = Desk(ports)
-        self.controllers = {spec.name: Controller(self.desk, spec, me) for spec in packages}
-        shortest = min((spec.timing for spec in packages), key=lambda t: t.renewal_deadline)
-        pace = min(spec.timing.pace for spec in packages)
-        longest = max(spec.timing.lease for spec in packages)
-        self.timing = _session_timing(shortest, pace, longest)
+        timings = [spec.timing for spec in packages] or [Timing()]
+        shortest = min(timings, key=lambda t: t.renewal_deadline)
+        pace = min(timing.pace for timing in timings)
+        self.timing = _session_timing(shortest, pace, max(timing.lease for timing in timings))
+        self.placer = daemon and Placer(self.desk, me, daemon, self.timing)
+        told = self.placer.told if self.placer else None
+        self.controllers = {spec.name: Controller(self.desk, spec, me, told) for spec in packages}
+        self._locks = {each.spec.lock: each for each in self.controllers.values()}
+        if self.placer:
+            self.placer.controllers = self.controllers
         self.session = Session(
             self.desk,
             me,
@@ -61,6 +75,8 @@ class Manager:
         self._write_trouble = ""
         self._damaged: set[str] = set()  # packages whose records cannot be read
         self._ending = False
+        self._halting = False  # everything is to end
+        self._when_rested: HaltAsked | None = None  # to be passed on once nothing is held here any more
 
     # ---- the driver's side
     def begin(self) -> None:
@@ -97,8 +113,7 @@ class Manager:
                 for controller in self.controllers.values():
                     controller.observer_lost()
             case HaltAsked():
-                for controller in self._addressed(report.package):
-                    controller.halt(report)
+                self._halt(report)
             case EnableAsked():
                 for controller in self._addressed(report.package):
                     controller.enable(report.cause)
@@ -115,7 +130,7 @@ class Manager:
             "cgroup": self.me.cgroup,
             "renewed_seconds_ago": None if sent is None else round(self.desk.now() - sent, 2),
             "store_trouble": self.store_trouble or self.session.trouble,
-            "packages": [controller.summary() for controller in self.controllers.values()],
+            "packages": [summary(controller) for controller in self.controllers.values()],
         }
 
     # ---- inside
@@ -124,9 +139,27 @@ class Manager:
             return [self.controllers[package]] if package in self.controllers else []
         return list(self.controllers.values())
 
+    def _halt(self, asked: HaltAsked) -> None:
+        """A daemon hands over what it has first, in order, while it can; asked once more it does not wait."""
+        if self.placer and not asked.package and not self._halting and not self.failure:
+            self._halting = True
+            if not self.store_trouble and self.session.sent is not None:
+                patience = 2 * max((each.spec.timing.stop_timeout for each in self.controllers.values()), default=0.0)
+                self.desk.at(self.desk.now() + patience + self.timing.lease, ("halt",), lambda: self._halt(asked))
+                self._when_rested = asked
+                self.placer.leave()
+                return
+        self._halting = True
+        for controller in self._addressed(asked.package):
+            controller.halt(asked)
+
     def _settle(self) -> None:
-        if self._ending:
+        if self._ending or (self.placer and not self._halting):
             return
+        if self._when_rested is not None and self.placer and self.placer.rests:
+            asked, self._when_rested = self._when_rested, None
+            for controller in self.controllers.values():
+                controller.halt(asked)
         for controller in self.controllers.values():
             if not controller.left:
                 return
@@ -181,15 +214,17 @@ class Manager:
         recheck = 0.0 if self.creates else self.timing.pace + 2 * self.timing.renewal_deadline
         self.session.seen(view, recheck)
         if self.session.sent is not None:
-            for name, controller in self.controllers.items():
-                if name in damaged:
+            if self.placer:
+                self.placer.seen(answer.records, view)
+            for lock, controller in self._locks.items():
+                if lock in damaged:
                     continue  # what it says cannot be told, only that it is there
-                if name not in view.packages and self._is_new(name):
-                    self._write_first(name)
+                if lock not in view.packages and self._is_new(controller.spec):
+                    self._write_first(controller.spec)
                 else:
                     controller.seen(view, recheck)
         self._say_damaged(damaged)
-        claims = [controller.claim for controller in self.controllers.values() if controller.claim.wanted]
+        claims = [each.claim for each in self.controllers.values() if each.claim.wanted or each.claim.tracked]
         waiting = [claim.ripe_at for claim in claims if claim.ripe_at is not None and claim.ripe_at > view.sent]
         if waiting:  # a lease that ends between two paces is not waited for until the next
             self.desk.at(min(waiting), ("ripe",), self._list)
@@ -207,12 +242,14 @@ class Manager:
         self._damaged = set(damaged)
 
     def _noticed(self, report: StoreChanged) -> None:
+        if self.placer:
+            self.placer.noticed(report.records)
         for record in report.records:
             name = record.key.removeprefix(lease.PACKAGES)
-            if name == record.key or name not in self.controllers:
+            if name == record.key or name not in self._locks:
                 continue
             try:
-                self.controllers[name].claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
+                self._locks[name].claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
             except DamagedRecord as damage:
                 self.desk.journal.write("record_damaged", package=name, cause=str(damage))
 
@@ -248,15 +285,16 @@ class Manager:
         if answer.revision is not None:
             self._read()
 
-    def _is_new(self, name: str) -> bool:
+    def _is_new(self, spec: PackageSpec) -> bool:
         """A package without a record is new, or its record was lost. Where one computer has the store for itself, the
         memory of its nodes tells which; elsewhere a whole lease has to pass (`lease.judge`)."""
-        return self.creates and not self.desk.ports.disk.known(name)
+        alone = self.creates or bool(spec.instance)  # the lock of an instance is this node's alone
+        return alone and not self.desk.ports.disk.known(spec.name, here=bool(spec.instance))
 
-    def _write_first(self, name: str) -> None:
-        record = lease.first(self.controllers[name].spec.timing.lease, "no node of this computer has ever run it")
+    def _write_first(self, spec: PackageSpec) -> None:
+        record = lease.first(spec.timing.lease, "no node of this computer has ever run it")
         self.desk.ask(
-            lease.PACKAGES + name, self._wrote, value=encode(record), deadline=self.timing.renewal_deadline
+            lease.PACKAGES + spec.lock, self._wrote, value=encode(record), deadline=self.timing.renewal_deadline
         )
 
 

@@ -14,28 +14,33 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from . import __version__
+from .answers import Answers, now
 from .clock import BootClock
-from .control import Answer, Control, Request
+from .config import package_names
+from .control import Answer, Control
 from .disk import Busy, FileDisk
 from .executor import RealExecutor
 from .identity import incarnation
 from .journal import FileJournal
 from .kept import Kept, Lag, promise
 from .manager import Manager
+from .placer import Daemon
 from .plugins import open_store
-from .ports import EnableAsked, HaltAsked, Ports, Report
+from .ports import HaltAsked, Ports, Report
 from .pulse import LEFT, PULSE, STALE
+from .records import SLOT
 from .resource import ConfigError, Problem
 from .settings import Setup
 from .steady import steady
 from .store import Store
 from .store_late import LateStore
 from .store_port import ThreadedStorePort
+from .summary import summary
 from .types import PackageSpec, State
 
 #: Exit codes (sysexits.h where it has one).
@@ -54,7 +59,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Node:
-    """`goal(manager)` is asked after every step: an exit code ends the run at once, leaving everything as it is.
+    """Of `names`; without any a daemon, of all packages that are for this node.
+
+    `goal(manager)` is asked after every step: an exit code ends the run at once, leaving everything as it is.
 
     `arguments` are DIR NODE LOCK PLUGINS as they were given ("" = not), for the zygote, which reads the configuration
     by itself. `screen` shows the journal. `keeper` is the command of another keeper, see `Kept`; () for a goal.
@@ -73,15 +80,18 @@ class Node:
         unheeded: str = "",
     ) -> None:
         self.node = setup.config.node
-        self.names = list(dict.fromkeys(names))
+        self.daemon = not names
+        self.names = list(dict.fromkeys(names)) or package_names(setup.places)
+        slot = SLOT if self.daemon else self.names[0]
+        self._answers = Answers(self)
         self.manager: Manager | None = None
         self._setup, self._goal, self._keeper, self._unheeded = setup, goal, keeper, unheeded
         self._disk = FileDisk(setup.places.state / self.node)
         self._journal = FileJournal(setup.places.state / self.node / "journal.jsonl", self.node, screen=screen)
-        self._control = Control(setup.places.run / self.node / f"{self.names[0]}.sock", self._answer)
+        self._control = Control(setup.places.run / self.node / f"{slot}.sock", self._answers.answer)
         state = setup.places.state / self.node
-        self._me = incarnation(self.node, self.names[0], state, promise(keeper))
-        pulse = setup.places.run / self.node / f"{self.names[0]}.pulse"
+        self._me = incarnation(self.node, slot, state, promise(keeper))
+        pulse = setup.places.run / self.node / f"{slot}.pulse"
         self._kept = Kept(
             pulse,
             self._me,
@@ -96,19 +106,19 @@ class Node:
         self._executor = RealExecutor(
             home=self._me.home,
             cgroup=self._me.cgroup,
-            deliver=self._deliver,
-            arguments=[*arguments, *self.names],
+            deliver=self.deliver,
+            arguments=[*arguments, *([] if self.daemon else self.names)],
             environment=os.environ | {PULSE: str(pulse)},
         )
         opener = partial(open_store, setup.lock, setup.config.plugins)
         self._store = LateStore(setup.lock, self._store_opened, opener)
         self._port = ThreadedStorePort(self._store, BootClock(), self._deliver_from_thread)
         self._inbox: deque[Report] = deque()
-        self._watchers: dict[asyncio.Queue[Answer | None], str] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._asked_at = float("-inf")  # when a signal asked for the halt
         self._scheduled = False
         self._leaving = False  # to be replaced
+        self._loaded: Daemon | None = None  # of a daemon: what it knows of the cluster's packages
         self._beats: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
@@ -125,7 +135,7 @@ class Node:
         self._loop.set_exception_handler(self._failed)
         for number in _SIGNALS:
             self._loop.add_signal_handler(number, self._signalled, number)
-        self._loop.add_signal_handler(signal.SIGUSR1, self._leave)
+        self._loop.add_signal_handler(signal.SIGUSR1, self.leave)
         if self._keeper:
             steady(self._setup.config.priority)  # what is not permitted its keeper has said
         preparing = asyncio.create_task(self._prepare())
@@ -151,8 +161,7 @@ class Node:
     async def _prepare(self) -> list[PackageSpec]:
         """Everything that may be refused."""
         self._setup.places.ensure()
-        for name in self.names:
-            self._disk.lock(name)
+        self._lock()
         self._kept.open()
         self._beat(self._loop.time())
         opening = self._store.begin_opening(self._loop)
@@ -162,8 +171,12 @@ class Node:
         except TimeoutError:
             trouble = f"no answer within {OPENING:g} s"
         packages = {package.name: package for package in loaded.packages}
-        if any(name not in packages for name in self.names):
+        if self.daemon:
+            self.names = [name for name in self.names if name in packages]
+        elif any(name not in packages for name in self.names):
             raise ConfigError(loaded.problems or [Problem(text=f"not found: {', '.join(self.names)}")])
+        digests = {name: each for name, each in loaded.digests.items() if name in self.names}
+        self._loaded = Daemon(loaded.rules, digests, now, self._setup.config.forming) if self.daemon else None
         for problem in loaded.problems:
             self._journal.write("problem", cause=str(problem))
         if self._unheeded:
@@ -171,6 +184,19 @@ class Node:
         if trouble:
             self._journal.write("store_trouble", cause=f"cannot open the lock store: {trouble}; trying again")
         return [packages[name] for name in self.names]
+
+    def _lock(self) -> None:
+        """Raises Busy, OSError. A daemon leaves to a `btw run` what that has."""
+        if self.daemon:
+            self._disk.lock(SLOT)
+        for name in list(self.names):
+            try:
+                self._disk.lock(name)
+            except Busy as busy:
+                if not self.daemon:
+                    raise
+                self.names.remove(name)
+                self._journal.write("problem", package=name, cause=f"left out: {busy}")
 
     async def _manage(self, packages: list[PackageSpec]) -> int:
         ports = Ports(
@@ -182,17 +208,18 @@ class Node:
             keeper=self._kept,
         )
         cluster, creates = self._setup.config.cluster, self._store.creates_itself
-        manager = Manager(self._me, packages, ports, cluster=cluster, creates=creates)
-        self._journal.listeners += [self._executor.event, self._tell_watchers]
+        manager = Manager(self._me, packages, ports, cluster=cluster, creates=creates, daemon=self._loaded)
+        self._journal.listeners += [self._executor.event, self._answers.tell]
         manager.begin()
         self.manager = manager
         await self._control.start()
-        self._port.start_watch("packages/")
-        names = ", ".join(self.names)
+        self._port.start_watch("" if self.daemon else "packages/")
+        names = ", ".join(self.names) or "no packages"
         began = f"managing {names}; lock {self._store.description}; btw {__version__}"
         self._journal.write("began", cause=began, pid=self._me.pid)
-        self._kept.began(max(STALE, min((each.timing.timeout - each.timing.pace) / 3 for each in packages)))
-        self._schedule()
+        stall = min(((each.timing.timeout - each.timing.pace) / 3 for each in packages), default=STALE)
+        self._kept.began(max(STALE, stall))
+        self.schedule()
         code = await self._ended
         why = f"{names}: left as they are, to another manager" if code == LEFT else f"{names}: halted here"
         self._journal.write("ended", cause=manager.failure or ("" if self._goal else why))
@@ -220,13 +247,13 @@ class Node:
     # ---- the inbox
     def _deliver_from_thread(self, report: Report) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested any more
-            self._loop.call_soon_threadsafe(self._deliver, report)
+            self._loop.call_soon_threadsafe(self.deliver, report)
 
-    def _deliver(self, report: Report) -> None:
+    def deliver(self, report: Report) -> None:
         self._inbox.append(report)
-        self._schedule()
+        self.schedule()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._step)
@@ -246,9 +273,7 @@ class Node:
             due = manager.next_deadline()
         except Exception as error:  # noqa: BLE001 - a defect must not leave a manager that renews but does not think
             self._die(error)
-        for queue, package in self._watchers.items():
-            if manager.controllers[package].left:
-                queue.put_nowait(None)
+        self._answers.left(manager)
         if code is None and manager.finished:
             code = FAILED if manager.failure else DONE
         if code is None and self._leaving and self._calm(manager):
@@ -264,7 +289,7 @@ class Node:
 
     def _due(self, at: float) -> None:
         self._lag.saw(self._loop.time() - at)
-        self._schedule()
+        self.schedule()
 
     def _beat(self, at: float) -> None:
         """For the keeper: this loop runs."""
@@ -292,10 +317,10 @@ class Node:
         os._exit(DEFECT)
 
     # ---- what people ask
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """The keeper wants to put another manager in our place, and has seen to it that there can be one."""
         self._leaving = bool(self._keeper)
-        self._schedule()
+        self.schedule()
 
     def _calm(self, manager: Manager) -> bool:
         return not self._executor.busy and not any(
@@ -316,65 +341,31 @@ class Node:
             for line in self.waiting_for():
                 print(line, file=sys.stderr, flush=True)
         if not hasty:
-            self._deliver(HaltAsked(cause=name))
+            self.deliver(HaltAsked(cause=name))
 
     def waiting_for(self) -> list[str]:
         """Why the run has not ended yet, a line for each package."""
         assert self.manager is not None
         lines = []
         for controller in self.manager.controllers.values():
-            said = controller.summary()
+            said = summary(controller)
             if not controller.left:
                 doing = said["working_on"] or said["lock"]
                 lines.append(f"waiting for {said['package']}: {said['state']}, {doing}; {said['cause']}")
         return lines or ["waiting for the lock store to hear that this node ends"]
 
-    def _tell_watchers(self, event: dict[str, Any]) -> None:
-        for queue, package in self._watchers.items():
-            if event.get("package") == package:
-                queue.put_nowait({"event": event})
+    def ping(self) -> Answer:
+        """Who answers."""
+        return {"pid": self._me.pid, "keeper": self._kept.pid, "packages": self.names}
 
-    async def _answer(self, request: Request) -> AsyncIterator[Answer]:
-        """See `control`. Raises ValueError for what cannot be answered."""
-        manager = self.manager
-        assert manager is not None
-        command, package = request.get("command"), str(request.get("package", ""))
-        if command in ("halt", "enable") and package not in manager.controllers:
-            raise ValueError(f"package {package} is not managed here, but {', '.join(self.names)}")
-        match command:
-            case "ping":
-                yield {"pid": self._me.pid, "keeper": self._kept.pid, "packages": self.names}
-            case "status":
-                yield self._status(manager)
-            case "enable":
-                self._deliver(EnableAsked(package=package, cause=str(request.get("cause", ""))))
-                yield {"ok": True}
-            case "halt":
-                async for answer in self._halt(manager, package, str(request.get("cause", ""))):
-                    yield answer
-            case _:
-                raise ValueError(f"found command {command!r}, allowed: ping, status, halt, enable")
-
-    def _status(self, manager: Manager) -> Answer:
+    def status(self, manager: Manager) -> Answer:
+        """What `status` shows of this manager."""
         said = manager.summary() | {"lock": self._store.description, "journal_trouble": self._journal.trouble}
-        said |= {"keeper": self._kept.pid, "keeper_trouble": self._kept.trouble}
+        said |= {"keeper": self._kept.pid, "keeper_trouble": self._kept.trouble, "daemon": self.daemon}
         said |= {"late": round(self._lag.worst, 3), "lag": self._lag.trouble}
         for package in said["packages"]:
             package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout
         return said
-
-    async def _halt(self, manager: Manager, package: str, cause: str) -> AsyncIterator[Answer]:
-        controller = manager.controllers[package]
-        queue: asyncio.Queue[Answer | None] = asyncio.Queue()
-        self._watchers[queue] = package
-        try:
-            self._deliver(HaltAsked(package=package, cause=cause))
-            yield {"state": str(controller.situation.state)}
-            while (answer := await queue.get()) is not None:
-                yield answer
-            yield {"ended": str(controller.situation.state), "cause": controller.cause, "free": controller.claim.free}
-        finally:
-            del self._watchers[queue]
 
 
 async def run_node(

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from .clock import boot_id, boottime
+from .cluster import Rules
 from .command import alive, describe, proc_stat
 from .containment import OBSERVER, ZYGOTE, Containment, containment, kill_process, machine_id, operation_of
 from .context import RealContext
@@ -49,6 +50,9 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     packages: Mapping[str, Stock] = {}
     problems: tuple[Problem, ...] = ()
+    #: Of every package of a cluster, for a daemon; see `wire.Loaded`.
+    rules: Mapping[str, Rules] = {}
+    digests: Mapping[str, Mapping[str, str]] = {}
     #: Name of an extension -> its btw_event, to be called with the event.
     listeners: Mapping[str, Callable[[Mapping[str, Any]], object]] = {}
     #: Directory with PACKAGE.log, where services print; "" = nowhere.

@@ -167,8 +167,9 @@ class Disk(Protocol):
         """None: nothing remembered. Raises OSError or ValueError (damaged)."""
         ...
 
-    def known(self, package: str) -> bool:
-        """Some node of this computer has seen a term of the package, or cannot say. Does not raise."""
+    def known(self, package: str, *, here: bool = False) -> bool:
+        """Some node of this computer (`here`: this one) has seen a term of the package, or cannot say. Does not raise.
+        """
         ...
 
     def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:

@@ -17,6 +17,7 @@ from .placement import Decision, Plan, What, placement
 from .switches import Happening, Refused, switched
 from .targets import listed, ordered
 
+_Said = Mapping[str, str]  # NODE and PKG of the words, and by whom, when, why
 #: More steps than any chain of moves has.
 LIMIT = 200
 #: Steps that are shown of a rehearsal that did not come to rest.
@@ -94,14 +95,15 @@ def _overdue(view: ClusterView, nodes: tuple[str, ...]) -> ClusterView:
 
 def settled(view: ClusterView) -> ClusterView:
     """Orders that are fulfilled are gone."""
-    return _edited(view, lambda package: _without(package) if _fulfilled(view, package) else package)
+    return _edited(view, lambda package: _without(package) if fulfilled(view, package) else package)
 
 
 def _without(package: PackageView) -> PackageView:
     return msgspec.structs.replace(package, order=None)
 
 
-def _fulfilled(view: ClusterView, package: PackageView) -> bool:
+def fulfilled(view: ClusterView, package: PackageView) -> bool:
+    """It has an order, and nothing of it is left to do."""
     order = package.order
     if order is None:
         return False
@@ -117,8 +119,9 @@ def _edited(view: ClusterView, edit: Callable[[PackageView], PackageView]) -> Cl
 
 
 # ---- what befalls it ----------------------------------------------------------------------------------------------
-def befall(view: ClusterView, words: str) -> ClusterView:
-    """The picture after `words`, one of FAULTS. Raises ValueError: not understood, or nobody of that name; Refused."""
+def befall(view: ClusterView, words: str, *, by: str = "", when: str = "", why: str = "") -> ClusterView:
+    """The picture after `words`, one of FAULTS; `by`, `when`, `why`: what switches and orders will say. Raises
+    ValueError: not understood, or nobody of that name; Refused."""
     for pattern, (meaning, _) in FAULTS.items():
         found = re.fullmatch(_regex(pattern), " ".join(words.split()))
         if found:
@@ -128,7 +131,7 @@ def befall(view: ClusterView, words: str) -> ClusterView:
                     kind = {"NODE": "node", "PKG": "package"}[key]
                     there = ", ".join(sorted(known)) or "none"
                     raise ValueError(f'"{words}": there is no {kind} `{said[key]}` (there are: {there})')
-            return meaning(view, said)
+            return meaning(view, said | {"by": by, "when": when, "why": why})
     raise ValueError(f'"{words}" is not understood; write one of: {"; ".join(FAULTS)}')
 
 
@@ -152,43 +155,47 @@ def _back(view: ClusterView, said: Mapping[str, str]) -> ClusterView:
 
 
 def _package(
-    happening: Happening | None, change: Callable[[PackageView, str, ClusterView], PackageView] | None = None
+    happening: Happening | None, change: Callable[[PackageView, _Said, ClusterView], PackageView] | None = None
 ) -> Callable[[ClusterView, Mapping[str, str]], ClusterView]:
     def befallen(view: ClusterView, said: Mapping[str, str]) -> ClusterView:
         name, node = said["PKG"], said.get("NODE", "")
         package = view.packages[name]
         if happening is not None:
-            package = switched(name, package, happening, node)
-        package = change(package, node, view) if change else package
+            package = switched(name, package, happening, node, by=said["by"], when=said["when"], why=said["why"])
+        package = change(package, said, view) if change else package
         return msgspec.structs.replace(view, packages={**view.packages, name: package})
 
     return befallen
 
 
-def _fails(package: PackageView, node: str, _view: ClusterView) -> PackageView:
+def _fails(package: PackageView, said: _Said, _view: ClusterView) -> PackageView:
+    node = said["NODE"]
     if package.at.get(node) not in RUNNING:
         raise Refused(f"it does not run on {node}")
     return msgspec.structs.replace(package, at={**package.at, node: Phase.FAILING})
 
 
-def _sticks(package: PackageView, node: str, _view: ClusterView) -> PackageView:
+def _sticks(package: PackageView, said: _Said, _view: ClusterView) -> PackageView:
+    node = said["NODE"]
     if node not in package.at:
         raise Refused(f"it does not run on {node}")
     return msgspec.structs.replace(package, at={**package.at, node: Phase.STUCK})
 
 
-def _halts(package: PackageView, node: str, view: ClusterView) -> PackageView:
+def _halts(package: PackageView, said: _Said, view: ClusterView) -> PackageView:
+    node = said.get("NODE", "")
     if package.type is Kind.FAILOVER:
-        return msgspec.structs.replace(package, order=Order(verb=Verb.HALT))
+        return msgspec.structs.replace(package, order=_order(Verb.HALT, "", said))
     nodes = [node] if node else view.nodes_of(package)
     stopped = package.stopped | {each: view.nodes[each].boot for each in nodes if each in view.nodes}
-    return msgspec.structs.replace(package, order=Order(verb=Verb.HALT, to=node), stopped=stopped)
+    return msgspec.structs.replace(package, order=_order(Verb.HALT, node, said), stopped=stopped)
 
 
-def _runs(package: PackageView, node: str, _view: ClusterView) -> PackageView:
+def _runs(package: PackageView, said: _Said, _view: ClusterView) -> PackageView:
+    node = said.get("NODE", "")
     again = bool(package.stopped) or package.restarted
     stopped = {each: boot for each, boot in package.stopped.items() if node not in ("", each)}
-    order = Order(verb=Verb.RUN, to=node)
+    order = _order(Verb.RUN, node, said)
     return msgspec.structs.replace(package, order=order, stopped=stopped, restarted=again)
 
 
@@ -202,11 +209,15 @@ def _moves(view: ClusterView, said: Mapping[str, str]) -> ClusterView:
         raise Refused(f"it runs nowhere; run {name} starts it")
     refused = {}
     for node in [said["NODE"]] if "NODE" in said else view.nodes_of(package):
-        moved, cause = ordered(view, name, Order(verb=Verb.MOVE, to=node))
+        moved, cause = ordered(view, name, _order(Verb.MOVE, node, said))
         refused[node] = "runs there" if node in up else cause
         if not refused[node]:
             return moved
     raise Refused(listed(refused))
+
+
+def _order(verb: Verb, to: str, said: _Said) -> Order:
+    return Order(verb=verb, to=to, by=said["by"], why=said["why"])
 
 
 #: What may befall a cluster, as it is written -> what it does, and what it means.

@@ -47,6 +47,10 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     scheduling_slack: Annotated[Seconds, Meta(description="how late a process may run that should run now")] = Seconds(
         0.5
     )
+    forming: Annotated[
+        Seconds | None,
+        Meta(description="how long a daemon leaves packages to preferred nodes when it begins; default: pace"),
+    ] = None
     plugins: Annotated[
         dict[str, dict[str, Any]], Meta(description="settings of extensions and stores: [plugins.NAME]")
     ] = {}

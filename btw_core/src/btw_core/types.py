@@ -92,9 +92,15 @@ class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     timing: Timing
     resources: tuple[ResourceSpec, ...]
+    instance: str = ""  # of a multi-node package: the name of this node's lock, such as "web@n1"
     on_stop_failure: str = "hold"  # or "fence"
     description: str = ""
     path: str = ""
+
+    @property
+    def lock(self) -> str:
+        """The name of its lock record."""
+        return self.instance or self.name
 
     @property
     def fences(self) -> tuple[str, ...]:

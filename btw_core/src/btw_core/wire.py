@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from .clock import boottime
+from .cluster import Rules
 from .ports import Look, Looked, Operation
 from .resource import Problem
 from .types import PackageSpec
@@ -89,10 +90,13 @@ class Happened(Message, frozen=True, kw_only=True):
 
 # ---- to the manager ---------------------------------------------------------------------------------------------
 class Loaded(Message, frozen=True, kw_only=True):
-    """The zygote is ready. `problems`: what was wrong with other packages and with plugins."""
+    """The zygote is ready. `problems`: what was wrong with other packages and with plugins. For a daemon: `rules` of
+    all packages, also those of other nodes, `digests` of its own."""
 
     packages: tuple[PackageSpec, ...] = ()
     problems: tuple[Problem, ...] = ()
+    rules: dict[str, Rules] = {}
+    digests: dict[str, dict[str, str]] = {}
 
 
 class Result(Message, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,7 +32,7 @@ from .clock import boottime
 from .command import child_setup, ending
 from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
 from .observer import Observer
-from .operation import Inventory, Stock, members, perform
+from .operation import Inventory, members, perform
 from .ports import Operation
 from .pulse import PULSE
 from .resource import ConfigError, Problem
@@ -43,60 +42,6 @@ from .types import Verb
 #: Seconds that everything running may take to vanish once the manager is gone.
 LAST_WAIT = 2.0
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-
-
-def configured(arguments: Sequence[str]) -> Inventory:
-    """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages (none = all)."""
-    from .config import load_all, load_package
-    from .plugins import Plugins
-    from .settings import load_setup
-
-    directory, node, lock, restrict, *names = arguments
-    setup = load_setup(directory or None, node or None, lock or None, restrict or None)
-    config, plugins = setup.config, Plugins(setup.restrict)
-    problems: list[Problem] = []
-    if names:
-        packages = []
-        for name in names:
-            try:
-                package = load_package(name, config, setup.places, plugins)
-            except ConfigError as error:
-                problems += error.problems
-                continue
-            if refused := package.refused_on(config.node):
-                problems.append(Problem(text=refused, remedy="run it there, or add this node"))
-            elif beyond := package.beyond_run():
-                problems.append(beyond)
-            else:
-                packages.append(package)
-    else:
-        packages, problems = load_all(config, setup.places, plugins)
-    listeners = {}
-    for name in plugins.found["btw.extensions"]:
-        try:
-            module = plugins.extensions([name])[name]
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        for hook in plugins.hook.btw_event.get_hookimpls():
-            if hook.plugin is module:
-                listeners[name] = partial(_listen, hook, config.plugins.get(name, {}))
-    logs = setup.places.log / config.node
-    logs.mkdir(parents=True, exist_ok=True)
-    return Inventory(
-        cluster=config.cluster,
-        node=config.node,
-        packages={p.name: Stock(p.spec, {r.name: r for r in p.resources}) for p in packages},
-        problems=tuple(problems),
-        listeners=listeners,
-        logs=str(logs),
-    )
-
-
-def _listen(hook: object, settings: object, event: object) -> None:
-    """pluggy lets an implementation leave arguments out."""
-    given = {"event": event, "settings": settings}
-    hook.function(**{name: given[name] for name in hook.argnames})  # type: ignore[attr-defined]
 
 
 class _Child:
@@ -127,6 +72,8 @@ class Zygote:
             wire.Loaded(
                 packages=tuple(stock.spec for stock in self._inventory.packages.values()),
                 problems=self._inventory.problems,
+                rules=dict(self._inventory.rules),
+                digests={name: dict(each) for name, each in self._inventory.digests.items()},
             )
         )
         poll = select.poll()

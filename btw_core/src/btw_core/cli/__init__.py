@@ -17,11 +17,17 @@ USAGE, UNAVAILABLE, DEFECT, CONFIGURATION, INTERRUPTED = 64, 69, 70, 78, 130
 #: Command -> what `btw --help` says, so that it need not import the module (`try` is a word of Python's: try_.py).
 COMMANDS = {
     "run": "Keep packages running on exactly one node.",
+    "daemon": "Run all packages of this node, together with the other nodes.",
+    "start": "Run packages, where their rules say or on a named node.",
+    "move": "Move a package to another node.",
+    "why": "Say what decides where a package runs, and what changes it.",
     "try": "Start, stop or look at a package once, by hand.",
     "status": "Show what runs here, and what needs a person.",
-    "stop": "Halt packages that a `btw run` keeps on this computer.",
+    "stop": "Halt packages.",
     "events": "Show the journal: every decision with its cause.",
     "check": "Report everything that is wrong with the configuration.",
+    "apply": "Take changed package files over, while everything runs.",
+    "report": "Pack what a ticket needs into one archive.",
     "simulate": "Show what would happen in a cluster, and why.",
     "plugin": "Show what is installed; begin and check plugins.",
     "new": "Write a commented package file.",
@@ -29,9 +35,13 @@ COMMANDS = {
     "demo": "Watch a package fail over between two nodes on this computer.",
     "init": "Create a cluster in its lock store, once.",
     "unlock": "Free the lock of a package that is down everywhere.",
-    "enable": "Let this node take part again after `critical`.",
+    "enable": "Switch auto_run of a package on, or its nodes.",
+    "disable": "Switch auto_run of a package off, or its nodes.",
+    "maintenance": "Have failures of a package passed over.",
+    "reset": "Set a package's switches back to its file.",
+    "node": "Show the nodes; drain and resume one.",
 }
-_MODULES = {"try": "try_", "init": "init_"}
+_MODULES = {"try": "try_", "init": "init_", "node": "node_"}
 
 
 class Commands(click.Group):

@@ -1,4 +1,4 @@
-"""`btw enable`: let this node take part again for a package that was switched off here."""
+"""`btw enable`: switch a package on again, in the cluster or for a `btw run` of this node."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from .common import PATIENCE, Given, fail, packages_argument, setup_options
+from .office import Office, explain, offices, play, preview_option, why_option
 
 if TYPE_CHECKING:
     from ..settings import Setup
@@ -15,16 +16,52 @@ if TYPE_CHECKING:
 
 @click.command
 @packages_argument(required=True, several=False)
+@click.option("--on", "on", metavar="NODE", multiple=True, help="Node switching of this node; several may be given.")
+@preview_option
+@why_option
 @setup_options
-def command(package: str, dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
-    """Let this node (or --node) run the package PKG again, after `critical` switched it off here."""
+def command(
+    package: str,
+    on: tuple[str, ...],
+    preview: bool,
+    why: str,
+    dir: str | None,
+    node: str | None,
+    lock: str | None,
+    plugins: str | None,
+) -> None:
+    """Switch auto_run of PKG on; with --on let these nodes run it again. What is idle starts.
+
+    Where no daemon runs: let this node (or --node) run it again after `critical` switched it off here.
+    """
     setup = Given(dir, node, lock, plugins).setup()
+    there = offices(setup.places, node)
+    if there and package in there[0].view.packages:
+        _cluster(there[0], package, on, preview, why)
+        return
+    if on or preview:
+        fail("no daemon answers here that knows it; without one: btw enable PKG --node NODE, on its computer", 64)
     node = setup.config.node
     if _ask(setup, package):
         click.echo(f"{package} is enabled on {node}; its manager tries for the lock again")
         return
     changed = _edit_memory(setup, package) | _edit_record(setup, package)
     click.echo(f"{package} is enabled on {node}" if changed else f"{package} was not switched off on {node}")
+
+
+def _cluster(there: Office, package: str, on: tuple[str, ...], preview: bool, why: str) -> None:
+    view = there.package(package)
+    words = [f"enable {package} on {each}" for each in on]
+    if not on or not (view.at or view.automatic.on):  # enabling an idle package on its nodes starts it
+        words.append(f"enable {package}")
+    for each in words:
+        if preview:
+            play(there.view, each)
+        else:
+            there.ask("ask", words=each, why=why)
+    if not preview:
+        there.look()
+        explain(there, package)
 
 
 def _ask(setup: Setup, package: str) -> bool:

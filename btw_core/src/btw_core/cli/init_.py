@@ -96,7 +96,7 @@ def _create(setup: Setup) -> list[str]:
             fail(f"{setup.lock} has a cluster already; nothing was changed", 75)
         for package in packages:
             first = lease.first(package.spec.timing.lease, "btw init")
-            store.put(lease.PACKAGES + package.name, lease.encode(first), expected=None, deadline=PATIENCE)
+            store.put(lease.PACKAGES + package.spec.lock, lease.encode(first), expected=None, deadline=PATIENCE)
     finally:
         store.close()
     return [package.name for package in packages]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cluster import RUNNING, Kind
 from .common import (
     Given,
     json_option,
@@ -20,6 +21,7 @@ from .common import (
     setup_options,
     table,
 )
+from .office import Office, offices, remedies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,15 +34,19 @@ _TROUBLES = ("store_trouble", "journal_trouble", "keeper_trouble", "lag")
 _WORKING = ("starting", "halting", "failing")
 #: Seconds in one of these states after which `status` looks at what the processes are at.
 _SLOW = 5.0
+#: What another node calls its phases, in the words of states.
+_STATES = {"up": "running"}
 _QUIET = ("stand-by", "running", "starting", "unknown", "halted")
 
 
 @click.command
 @packages_argument(required=False)
+@click.option("--line", "as_lines", is_flag=True, help="One greppable line for each fact.")
 @setup_options
 @json_option
 def command(
     packages: tuple[str, ...],
+    as_lines: bool,
     dir: str | None,
     node: str | None,
     lock: str | None,
@@ -48,12 +54,14 @@ def command(
     as_json: bool,
 ) -> None:
     """Show the packages PKG (all without PKG) as the managers on this computer see them, of all nodes that run here,
-    and those that nobody runs here."""
+    those that nobody runs here, and where daemons of other computers have them."""
     setup = Given(dir, node, lock, plugins).setup()
     everyone, troubles = managers(setup.places)
     found = [(path, answer) for path, answer in everyone if node is None or answer["node"] == node]
     rows: list[Package] = [_closely(package, answer) for _, answer in found for package in answer["packages"]]
     managed = {(package["package"], answer["node"]) for _, answer in everyone for package in answer["packages"]}
+    there = next(iter(offices(setup.places, node)), None)
+    rows += _elsewhere(there, rows) if there else []
     rows += _idle(setup, {row["package"] for row in rows}, managed, troubles)
     for _, answer in found:
         who = f"{answer['node']} (pid {answer['pid']})"
@@ -63,9 +71,14 @@ def command(
         troubles.append(f"there is no package {', '.join(unknown)} in {setup.places.packages}")
     rows = [row for row in rows if not packages or row["package"] in packages]
     rows.sort(key=lambda row: (row["package"], row["node"]))
-    footer = [line for row in rows for line in advice(row)] + troubles
+    footer = [line for row in rows for line in advice(row)]
+    footer += _whys(there, {row["package"] for row in rows}) if there else []
+    footer += troubles
     if as_json:
-        click.echo(json.dumps({"packages": rows, "advice": footer}, indent=2))
+        view = {"view": there.raw["view"]} if there else {}
+        click.echo(json.dumps({"packages": rows, "advice": footer, **view}, indent=2))
+    elif as_lines:
+        _print_lines(rows, there)
     else:
         _show(rows, footer)
     sys.exit(1 if unknown else 0)
@@ -82,9 +95,65 @@ def _closely(row: Package, answer: dict[str, Any]) -> Package:
     return row | {"processes": list(seen) or row.get("survivors", []), "managers": family}
 
 
-def _idle(
-    setup: Setup, shown: set[str], managed: set[tuple[str, str]], troubles: list[str]
-) -> Iterator[Package]:
+def _elsewhere(there: Office, rows: list[Package]) -> Iterator[Package]:
+    """What daemons of other computers have."""
+    shown = {(row["package"], row["node"]) for row in rows}
+    for name, package in there.view.packages.items():
+        for node, phase in package.at.items():
+            if (name, node) not in shown:
+                lost = node in there.view.nodes and there.view.nodes[node].lost
+                lock = f"held by {node}" + (", which is lost" if lost else "")
+                row: Package = {"package": name, "node": node, "role": "active"}
+                row |= {
+                    "state": _STATES.get(phase, str(phase)),
+                    "cause": "",
+                    "seconds": None,
+                    "term": None,
+                    "resources": [],
+                    "processes": [],
+                    "off": "",
+                }
+                yield row | {"lock": lock, "managers": [], "working_on": ""}
+
+
+def _whys(there: Office, names: set[str]) -> Iterator[str]:
+    """For each package that runs nowhere: why, and what changes it."""
+    for name in sorted(names & there.view.packages.keys()):
+        package = there.view.packages[name]
+        if name in there.maintenance:
+            yield f"{name}: maintenance{there.maintenance[name]}: failures are passed over; btw maintenance {name} off"
+        if any(phase in RUNNING for phase in package.at.values()):
+            if not package.automatic.on and package.type is Kind.FAILOVER:
+                yield f"{name}: nobody would take it over: auto_run is off{package.automatic}; btw enable {name}"
+            continue
+        causes = dict.fromkeys(each.cause for each in there.of(name))
+        yield f"{name} runs nowhere: {'; '.join(causes) or 'no node may run it'}"
+        yield from (f"  {line}" for line in remedies(there, name))
+
+
+def _print_lines(rows: list[Package], there: Office | None) -> None:
+    """`package:NAME|node:NODE|key=value`, as `cmviewcl -f line` has it."""
+    for row in rows:
+        head = f"package:{row['package']}|node:{row['node']}"
+        for key in ("state", "role", "term", "lock"):
+            click.echo(f"{head}|{key}={'' if row[key] is None else row[key]}")
+        for each in row["resources"]:
+            click.echo(f"{head}|resource:{each['resource']}|status={each['status'] or 'unknown'}")
+    if there is None:
+        return
+    for name, known in there.view.nodes.items():
+        click.echo(f"node:{name}|status={'down' if known.lost else 'up'}")
+        click.echo(f"node:{name}|drained={known.drained}")
+    for name, package in sorted(there.view.packages.items()):
+        up = [node for node, phase in package.at.items() if phase in RUNNING]
+        click.echo(f"package:{name}|status={'up' if up else 'down'}")
+        click.echo(f"package:{name}|auto_run={'on' if package.automatic.on else 'off'}")
+        click.echo(f"package:{name}|maintenance={'on' if name in there.maintenance else 'off'}")
+        for node in there.view.nodes_of(package):
+            click.echo(f"package:{name}|node:{node}|switching={'off' if node in package.off else 'on'}")
+
+
+def _idle(setup: Setup, shown: set[str], managed: set[tuple[str, str]], troubles: list[str]) -> Iterator[Package]:
     """Packages that have a file but no manager here (on this computer; with --node, on that node); who holds them, if
     the store can say. `managed`: package and node of every manager on this computer."""
     names = [name for name in package_names(setup.places) if name not in shown]

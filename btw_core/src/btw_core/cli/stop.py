@@ -1,4 +1,4 @@
-"""`btw stop`: halt what a `btw run` on this computer manages."""
+"""`btw stop`: halt packages, of a `btw run` on this computer or of the cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import dir_option, fail, json_option, managers, packages_argument
+from .office import Office, follow, foresee, offices, play, preview_option, wait_option, why_option
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..control import Answer
+    from ..places import Places
 
 #: Seconds after stop_timeout for killing, for the release, and for the answer.
 RELEASE = 10.0
@@ -22,32 +24,83 @@ RELEASE = 10.0
 
 @click.command
 @packages_argument(required=True)
+@click.option("--here", is_flag=True, help="Hand over: let another node run what runs on this one.")
+@click.option("--on", "on", metavar="NODE", help="Only the instance on this node, of a multi_node package.")
 @click.option("--node", metavar="NODE", help="Only on this node, when several run on this computer.")
+@preview_option
+@why_option
+@wait_option
 @dir_option
 @json_option
-def command(packages: tuple[str, ...], node: str | None, dir: str | None, as_json: bool) -> None:
-    """Halt the packages PKG here and wait until they are down; their `btw run` ends with its last package.
+def command(
+    packages: tuple[str, ...],
+    here: bool,
+    on: str | None,
+    node: str | None,
+    preview: bool,
+    why: str,
+    wait: float,
+    dir: str | None,
+    as_json: bool,
+) -> None:
+    """Halt the packages PKG and wait until they are down.
 
-    Another computer may start them. Exit code 1 when a package is stuck, with the reason.
+    In a cluster of daemons: wherever they run; auto_run of a failover package is switched off, so that nobody starts it
+    before `btw start` or `btw enable`. Where `btw run` has them: here, it ends with its last package, and another
+    computer may start them. Exit code 1 when a package is stuck, with the reason.
     """
     from ..places import places
 
-    found, troubles = managers(places(dir), node)
+    where = places(dir)
+    there = offices(where, node)
+    ours = [name for name in packages if there and name in there[0].view.packages and _daemons(where, name)]
+    failed = [name for name in ours if not _cluster(there[0], name, here, on, preview, why, wait)]
+    packages = tuple(name for name in packages if name not in ours)
+    if preview or not packages:
+        sys.exit(1 if failed else 0)
+    found, troubles = managers(where, node)
     for trouble in troubles:
         click.echo(f"btw: {trouble}", err=True)
     targets = {name: _where(name, found) for name in packages}
-    missing = [name for name, where in targets.items() if not where]
+    missing = [name for name, its in targets.items() if not its]
     if missing:
         fail(f"nobody manages {', '.join(missing)} here{f' as node {node}' if node else ''}: see `btw status`")
-    code, said = 0, []
-    for name, where in targets.items():
-        for path, on, limit in where:
-            result = _stop(path, name, on, limit, as_json)
+    code, said = int(bool(failed)), []
+    for name, its in targets.items():
+        for path, host, limit in its:
+            result = _stop(path, name, host, limit, as_json)
             said.append(result)
             code = code if result["ok"] else 1
     if as_json:
         click.echo(json.dumps(said, indent=2))
     sys.exit(code)
+
+
+def _daemons(where: Places, name: str) -> bool:
+    """No `btw run` of this computer has it."""
+    return not any(
+        package["package"] == name
+        for _, answer in managers(where)[0]
+        if not answer.get("daemon")
+        for package in answer["packages"]
+    )
+
+
+def _cluster(there: Office, name: str, here: bool, on: str | None, preview: bool, why: str, wait: float) -> bool:
+    """Through the daemon. False: it is not down."""
+    view = there.package(name)
+    if here and there.node not in view.at:
+        fail(f"{name} is not on {there.node}")
+    words = f"move {name}" if here else f"halt {name} on {on}" if on else f"halt {name}"
+    if here and view.type == "multi_node":
+        words = f"halt {name} on {there.node}"
+    if preview:
+        play(there.view, words)
+        return True
+    foresee(there.view, words)
+    there.ask("ask", words=words, why=why)
+    gone = there.node if here else on
+    return follow(there, name, lambda each: gone not in each.at if gone else not each.at, wait)
 
 
 def _where(name: str, found: list[tuple[Path, Answer]]) -> list[tuple[Path, str, float]]:

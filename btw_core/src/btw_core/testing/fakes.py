@@ -121,7 +121,7 @@ class MemoryDisk:
     def load(self, package: str) -> Saved | None:
         return self.saved.get(package)
 
-    def known(self, package: str) -> bool:
+    def known(self, package: str, *, here: bool = False) -> bool:
         return package in self.saved and self.saved[package].term > 0
 
     def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:

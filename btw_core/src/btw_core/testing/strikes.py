@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
+from ..loading import configured
 from ..operation import Inventory, Stock
-from ..zygote import configured
 
 STRIKE, LINES = "strike", "lines"
 #: What `ctx.run` and `ctx.spawn` do belongs to the plugin's start.
@@ -27,7 +27,7 @@ _HELPERS = ("btw_core.context", "btw_core.command")
 
 
 def load(arguments: Sequence[str]) -> Inventory:
-    """See `zygote.configured`; `arguments[0]`, the directory, must be given."""
+    """See `loading.configured`; `arguments[0]`, the directory, must be given."""
     inventory = configured(arguments)
     packages = {
         name: Stock(stock.spec, {each: _Mortal(r, Path(arguments[0])) for each, r in stock.resources.items()})  # type: ignore[misc]

@@ -30,7 +30,7 @@ class SimDisk:
     def load(self, package: str) -> Saved | None:
         return self._state.files.get(package)
 
-    def known(self, package: str) -> bool:
+    def known(self, package: str, *, here: bool = False) -> bool:
         states = (node.state for node in self._life.world.nodes.values())
         return any(package in state.files and state.files[package].term > 0 for state in states)
 

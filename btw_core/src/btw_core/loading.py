@@ -1,0 +1,67 @@
+"""What a zygote loads: packages with their resources, and the listeners of the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from .config import Package, load_package, load_together
+from .operation import Inventory, Stock
+from .plugins import Plugins
+from .resource import ConfigError, Problem
+from .settings import load_setup
+
+
+def configured(arguments: Sequence[str]) -> Inventory:
+    """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages; none: all that are for
+    this node, for a daemon."""
+    directory, node, lock, restrict, *names = arguments
+    setup = load_setup(directory or None, node or None, lock or None, restrict or None)
+    config, plugins = setup.config, Plugins(setup.restrict)
+    problems: list[Problem] = []
+    everything: list[Package] = []
+    if names:
+        packages = []
+        for name in names:
+            try:
+                package = load_package(name, config, setup.places, plugins)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            if refused := package.refused_on(config.node):
+                problems.append(Problem(text=refused, remedy="run it there, or add this node"))
+            elif beyond := package.beyond_run():
+                problems.append(beyond)
+            else:
+                packages.append(package)
+    else:
+        everything, problems = load_together(config, setup.places, plugins)
+        packages = [package for package in everything if not package.refused_on(config.node)]
+    listeners = {}
+    for name in plugins.found["btw.extensions"]:
+        try:
+            module = plugins.extensions([name])[name]
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        for hook in plugins.hook.btw_event.get_hookimpls():
+            if hook.plugin is module:
+                listeners[name] = partial(_listen, hook, config.plugins.get(name, {}))
+    logs = setup.places.log / config.node
+    logs.mkdir(parents=True, exist_ok=True)
+    return Inventory(
+        cluster=config.cluster,
+        node=config.node,
+        packages={p.name: Stock(p.spec, {r.name: r for r in p.resources}) for p in packages},
+        problems=tuple(problems),
+        rules={p.name: p.rules for p in everything},
+        digests={p.name: p.digests() for p in everything if p in packages},
+        listeners=listeners,
+        logs=str(logs),
+    )
+
+
+def _listen(hook: object, settings: object, event: object) -> None:
+    """pluggy lets an implementation leave arguments out."""
+    given = {"event": event, "settings": settings}
+    hook.function(**{name: given[name] for name in hook.argnames})  # type: ignore[attr-defined]

@@ -1,0 +1,106 @@
+"""Changing records that are nobody's alone: read, edit, compare and swap, again while somebody else was faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .desk import Desk
+from .lease import DamagedRecord, decode, encode
+from .ports import StoreAnswered
+
+Edit = Callable[[Any], Any]
+
+
+class Paper:
+    """One key. An edit is a function record -> record (None: absent) and may be applied again; `failed(text)` is said
+    once for each outage. What an edit raises as ValueError goes to its `refused`, and it is dropped."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        key: str,
+        kind: type[msgspec.Struct],
+        deadline: float,
+        retry: float,
+        failed: Callable[[str], None],
+    ) -> None:
+        self.desk, self.key, self._kind = desk, key, kind
+        self._deadline, self._retry, self._failed = deadline, retry, failed
+        self._edits: list[tuple[Edit, Callable[[], None] | None, Callable[[str], None] | None]] = []
+        self._busy = False
+        self._trouble = ""
+
+    def edit(
+        self,
+        edit: Edit,
+        then: Callable[[], None] | None = None,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
+        """As soon as possible; `then` once the record is as the edit leaves it."""
+        self._edits.append((edit, then, refused))
+        self._read()
+
+    def _read(self) -> None:
+        if not self._busy and self._edits:
+            self._busy = True
+            self.desk.ask(self.key, self._answered, deadline=self._deadline)
+
+    def _answered(self, answer: StoreAnswered) -> None:
+        if answer.records is None:
+            self._later(answer.unavailable)
+            return
+        revision, record = None, None
+        if answer.records:
+            revision = answer.records[0].revision
+            try:
+                record = decode(self._kind, self.key, answer.records[0].value)
+            except DamagedRecord as damage:
+                self._failed(f"{damage}; written anew")
+        self._trouble = ""
+        wanted, done = record, []
+        for each in self._edits:
+            try:
+                wanted = each[0](wanted)
+            except ValueError as error:
+                if each[2] is not None:
+                    each[2](str(error))
+                continue
+            done.append(each)
+        self._edits = done
+        if wanted == record or wanted is None:
+            self._settle(done)
+            return
+        self.desk.ask(
+            self.key,
+            lambda put: self._put_answered(put, done),
+            value=encode(wanted),
+            expected=revision,
+            deadline=self._deadline,
+        )
+
+    def _put_answered(self, answer: StoreAnswered, done: list[Any]) -> None:
+        if answer.revision is not None:
+            self._settle(done)
+        elif answer.conflict:
+            self._busy = False
+            self._read()
+        else:  # cannot tell: read again; the edits are applied to whatever is there
+            self._later(answer.unavailable)
+
+    def _settle(self, done: list[Any]) -> None:
+        self._busy = False
+        self._edits = [each for each in self._edits if each not in done]
+        for _, then, _ in done:
+            if then is not None:
+                then()
+        self._read()
+
+    def _later(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._failed(f"{self.key} is not known to be written: {trouble}; trying again")
+        self._busy = False
+        self.desk.at(self.desk.now() + self._retry, ("paper", self.key), self._read)

@@ -1,0 +1,78 @@
+"""The cluster as one picture, from what the store holds: what `placement` decides by. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+import msgspec
+
+from .cluster import ClusterView, Kind, NodeView, PackageView, Phase, Rules, Switch
+from .lease import PackageRecord, View, session_of
+from .records import SLOT, Papers
+from .types import State
+
+#: Where a node is with a package whose lock it holds.
+PHASES = {
+    State.STANDBY: Phase.STARTING,  # held by a former life, to be adopted
+    State.FENCING: Phase.STARTING,
+    State.UNKNOWN: Phase.STARTING,
+    State.STARTING: Phase.STARTING,
+    State.RUNNING: Phase.UP,
+    State.DEGRADED: Phase.UP,
+    State.HALTING: Phase.HALTING,
+    State.HALTED: Phase.HALTING,
+    State.FAILING: Phase.FAILING,
+    State.FAILED: Phase.FAILING,
+    State.OFF: Phase.FAILING,
+    State.STUCK: Phase.STUCK,
+}
+
+
+def picture(
+    rules: Mapping[str, Rules], view: View, papers: Papers, lost: Collection[str], me: str, own: Mapping[str, Phase]
+) -> ClusterView:
+    """`lost`: nodes of which nothing is heard; `own`: the phases of the locks at node `me`, which knows them best."""
+    packages = {}
+    for name, rule in rules.items():
+        at: dict[str, Phase] = {}
+        off: dict[str, Switch] = {}
+        for lock, record in _locks(name, rule.type, view):
+            off |= {node: Switch(why=why) for node, why in record.off.items()}
+            if record.holder is None or record.released:
+                continue
+            node = record.holder.node
+            said = papers.nodes.get(node)
+            phases = own if node == me else said.phases if said and said.nonce == record.holder.nonce else {}
+            # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word
+            at[node] = phases.get(lock, Phase.UP if record.holder.slot != SLOT else Phase.STARTING)
+        package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off)
+        switches = papers.switches.get(name)
+        if switches is not None:
+            package = switches.on(package)
+            package = msgspec.structs.replace(package, off=off | package.off)
+        packages[name] = package
+    return ClusterView(
+        nodes={node: _node(node, view, papers, lost) for node in sorted(papers.nodes)}, packages=packages
+    )
+
+
+def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageRecord]]:
+    if kind is Kind.FAILOVER:
+        if name in view.packages:
+            yield name, view.packages[name][1]
+        return
+    for lock, (_, record) in view.packages.items():
+        if lock.startswith(f"{name}@"):
+            yield lock, record
+
+
+def _node(node: str, view: View, papers: Papers, lost: Collection[str]) -> NodeView:
+    record = papers.nodes[node]
+    drain = papers.drains.get(node)
+    drained = "its btw ends" if record.leaving else ""
+    if drain is not None and drain.drained is not None:
+        drained = str(drain.drained).strip(" :") or "by hand"
+    session = view.sessions.get(session_of(node, SLOT))
+    ended = session is not None and session[1].ended
+    serves = () if ended else tuple(record.digests)
+    return NodeView(lost=node in lost, drained=drained, boot=record.boot, serves=serves)

@@ -1,0 +1,378 @@
+"""A daemon's view of its cluster: reads what all nodes read, computes `placement`, and lets this node's packages try
+for their locks, or ends them, as it says. Writes what this node has to say: its phases, and what changed a switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from . import events as ev
+from . import lease
+from .cluster import ClusterView, FailoverPolicy, NodeView, Order, PackageView, Phase, Rules, Switch, Verb
+from .controller import Controller
+from .desk import Desk
+from .events import Event
+from .lease import DamagedRecord, PackageRecord, Sighting, View, decode, session_of, sight, sign_of_life
+from .paper import Paper
+from .picture import PHASES, picture
+from .placement import Decision, Plan, What, placement
+from .records import DRAINS, NODES, SLOT, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
+from .rehearsal import befall, fulfilled
+from .store import Record
+from .switches import Happening, switched
+from .timing import Timing
+from .types import Incarnation, State
+
+#: Seconds between two plans at least: a hundred packages that start change the picture hundreds of times.
+REST = 0.05
+#: What a person may ask of a daemon, by the first or second of its words; the other faults only happen.
+ASKABLE = ("halt", "run", "move", "enable", "disable", "drained", "resumed")
+
+
+class Daemon(NamedTuple):
+    """What a manager of all packages of a node knows besides. `when` says what time it is, `forming`:
+    seconds for which preferred nodes are waited for at its beginning, None: a pace."""
+
+    rules: Mapping[str, Rules]
+    digests: Mapping[str, Mapping[str, str]]
+    when: Callable[[], str]
+    forming: float | None = None
+
+
+class Placer:
+    """One of each daemon's manager; `controllers` are those of its packages."""
+
+    def __init__(self, desk: Desk, me: Incarnation, daemon: Daemon, timing: Timing) -> None:
+        self.desk, self.me, self.timing = desk, me, timing
+        self.rules, self.when, self._forming = daemon.rules, daemon.when, daemon.forming
+        self._began = desk.now()
+        self.controllers: Mapping[str, Controller] = {}
+        self.view = ClusterView()
+        self.plan = Plan(targets={}, decisions=())
+        self.mine: dict[str, Decision] = {}
+        self.papers = Papers({}, {}, {})
+        self.leaving = False
+        self.leases: View | None = None  # the last reading, with what the watch has said since
+        self._digests = {name: dict(each) for name, each in daemon.digests.items()}
+        self._signs: dict[str, Sighting] = {}  # node -> the last change of its daemon's session
+        self._lost: set[str] = set()
+        self._mine: dict[str, Paper] = {}  # by key
+        self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
+        self._planned = float("-inf")
+        self._announced: NodeRecord | None = None
+        self._damaged: set[str] = set()
+        self._writing: set[tuple[str, str]] = set()  # package, and what is being written of it
+        self._pressed: dict[str, Order] = {}  # package that is stuck -> the order that had it stop once more
+
+    # ---- what the manager passes on
+    def seen(self, records: Iterable[Record], view: View) -> None:
+        """A reading of everything."""
+        self._take_over(records)
+        self.leases = view
+        self._look_for_lost(view)
+        self._plan()
+
+    def noticed(self, records: Iterable[Record]) -> None:
+        """The watch saw changes."""
+        if self.leases is None:
+            return
+        packages = dict(self.leases.packages)
+        for record in records:
+            name = record.key.removeprefix(lease.PACKAGES)
+            if name != record.key and (name not in packages or packages[name][0] < record.revision):
+                try:
+                    packages[name] = (record.revision, decode(PackageRecord, record.key, record.value))
+                except DamagedRecord:
+                    continue  # the next reading says so
+        self._take_over(records)
+        self.leases = msgspec.structs.replace(self.leases, packages=packages)
+        self._soon()
+
+    def told(self, controller: Controller, event: Event, before: State) -> None:
+        """A controller has made a step."""
+        state = controller.situation.state
+        if state is before:
+            return
+        happening = _happening(event, state)
+        if happening is not None:
+            self.switch(controller.name, happening, controller.cause)
+        self._soon()
+
+    def leave(self) -> None:
+        """This daemon is to end: what it has goes to others first, in order."""
+        self.leaving = True
+        self._plan()
+
+    @property
+    def rests(self) -> bool:
+        """Nothing is held here."""
+        return not self._phases()
+
+    # ---- what people ask
+    def ask(self, words: str, by: str, why: str, then: Callable[[], None], refused: Callable[[str], None]) -> None:
+        """Let `words` (see `rehearsal.FAULTS`) come to pass. Raises ValueError, Refused: it cannot."""
+        said = words.split()
+        if not set(said[:1] + said[2:3]) & set(ASKABLE) or len(said) < 2:
+            raise ValueError(f'"{words}" is nothing that can be asked for')
+        when = self.when()
+        after = befall(self.view, words, by=by, when=when, why=why)
+        if said[0] == "node":
+            name = said[1]
+            drained = Switch(on=True, by=by, when=when, why=why) if after.nodes[name].drained else None
+            self._paper(DRAINS + name, DrainRecord).edit(lambda _: DrainRecord(drained=drained), then)
+            return
+        name = said[1]
+
+        def edit(record: SwitchRecord | None) -> SwitchRecord:
+            now = (record or SwitchRecord()).on(self.view.packages[name])
+            view = msgspec.structs.replace(self.view, packages={**self.view.packages, name: now})
+            became = (record or SwitchRecord()).after(befall(view, words, by=by, when=when, why=why).packages[name])
+            on = {said[3]} if said[0] == "enable" and len(said) > 3 else set()  # it may be off by its own memory alone
+            return msgspec.structs.replace(became, enabled=tuple(sorted({*became.enabled, *on})))
+
+        self._paper(SWITCHES + name, SwitchRecord).edit(edit, then, refused)
+
+    def maintain(self, name: str, switch: Switch | None, then: Callable[[], None]) -> None:
+        """Begin or end (None) passing over failures. Raises ValueError: it is not healthy, or not known."""
+        if name not in self.rules:
+            raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
+        self._edit_switches(name, lambda record: msgspec.structs.replace(record, maintenance=switch), then)
+
+    def reset(self, name: str, then: Callable[[], None]) -> None:
+        """Both switches as the configuration has them, and no order."""
+        if name not in self.rules:
+            raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
+
+        def edit(record: SwitchRecord) -> SwitchRecord:
+            enabled = tuple(sorted({*record.enabled, *record.off}))
+            return SwitchRecord(maintenance=record.maintenance, enabled=enabled)
+
+        self._edit_switches(name, edit, then)
+
+    def switch(self, name: str, happening: Happening, why: str) -> None:
+        """Something has changed a switch by itself: on this node."""
+        self._edit_switches(name, self._after(name, happening, why))
+
+    def _after(self, name: str, happening: Happening, why: str) -> Callable[[SwitchRecord], SwitchRecord]:
+        by, when, node = f"btw on {self.me.node}", self.when(), self.me.node
+
+        def edit(record: SwitchRecord) -> SwitchRecord:
+            package = record.on(PackageView(type=self.rules[name].type))
+            return record.after(switched(name, package, happening, node, by=by, when=when, why=why))
+
+        return edit
+
+    def _once(self, name: str, what: str, edit: Callable[[SwitchRecord], SwitchRecord]) -> None:
+        """Each plan finds it to be done until it has been seen to be done."""
+        if (name, what) not in self._writing:
+            self._writing.add((name, what))
+            self._edit_switches(name, edit, lambda: self._writing.discard((name, what)))
+
+    def _edit_switches(
+        self, name: str, edit: Callable[[SwitchRecord], SwitchRecord], then: Callable[[], None] | None = None
+    ) -> None:
+        self._paper(SWITCHES + name, SwitchRecord).edit(lambda record: edit(record or SwitchRecord()), then)
+
+    def _paper(self, key: str, kind: type[msgspec.Struct]) -> Paper:
+        if key not in self._mine:
+            failed = lambda text: self.desk.journal.write("store_trouble", cause=text)  # noqa: E731 - short
+            deadline, retry = self.timing.renewal_deadline, self.timing.retry
+            self._mine[key] = Paper(self.desk, key, kind, deadline, retry, failed)
+        return self._mine[key]
+
+    # ---- the picture
+    def _take_over(self, records: Iterable[Record]) -> None:
+        for text in self.papers.read((record.key, record.value) for record in records):
+            if text not in self._damaged:
+                self._damaged.add(text)
+                self.desk.journal.write("record_damaged", cause=text)
+
+    def _look_for_lost(self, view: View) -> None:
+        """Lost: its daemon's session was silent for as long as the first of the locks that it holds counts."""
+        self._lost = set()
+        for node in self.papers.nodes:
+            session = view.sessions.get(session_of(node, SLOT))
+            if node == self.me.node or (session is not None and session[1].ended):
+                continue
+            sign: tuple[int | str, ...] = ("absent",)
+            if session is not None:
+                sign = (sign_of_life(view, session[1].incarnation), session[1].incarnation.nonce)
+            seen = self._signs[node] = sight(self._signs.get(node), sign, view.received)
+            held = [each.lease for _, each in view.packages.values() if _holds(each, node)]
+            if view.sent >= seen.since + min(held, default=self.timing.lease):
+                self._lost.add(node)
+
+    def _phases(self) -> dict[str, Phase]:
+        """Of every lock that this node holds, or may hold."""
+        found = {}
+        for controller in self.controllers.values():
+            claim, state = controller.claim, controller.situation.state
+            if claim.held or not (claim.free or state is State.STANDBY):
+                found[controller.spec.lock] = PHASES[state]
+        return found
+
+    def _soon(self) -> None:
+        """Plan at once, or when the last plan is a moment ago."""
+        due = max(self.desk.now(), self._planned + REST)
+        self.desk.at(due, ("plan",), self._plan)
+
+    def _plan(self) -> None:
+        if self.leases is None:
+            return
+        self.desk.forget(("plan",))
+        self._planned = self.desk.now()
+        phases = self._phases()
+        self._announce(phases)
+        view = picture(self.rules, self.leases, self.papers, self._lost, self.me.node, phases)
+        if view != self.view or not self.mine:
+            self.view, self.plan = view, placement(view)
+            now = {each.package: each for each in self.plan.decisions if each.node == self.me.node}
+            self._say(now)
+            self.mine = now
+        for controller in self.controllers.values():
+            self._tend(controller)
+        self._remove_fulfilled()
+
+    def _announce(self, phases: dict[str, Phase]) -> None:
+        now = NodeRecord(
+            boot=self.me.boot, nonce=self.me.nonce, phases=phases, digests=self._digests, leaving=self.leaving
+        )
+        self.papers.nodes[self.me.node] = now
+        if now != self._announced:
+            self._announced = now
+            self._paper(NODES + self.me.node, NodeRecord).edit(lambda _: self._announced)
+
+    def _say(self, now: dict[str, Decision]) -> None:
+        for name, decision in now.items():
+            before = self.mine.get(name)
+            if name in self.controllers and decision != before and decision.what is not What.STAY:
+                if decision.what is What.NOT and (before is None or before.what is What.NOT):
+                    continue  # it does not run here, for whatever reason: `btw why`
+                self.desk.journal.write("placement", package=name, cause=f"{decision.what} here: {decision.cause}")
+
+    # ---- this node's packages
+    def _tend(self, controller: Controller) -> None:
+        name, papers = controller.name, self.papers.switches.get(controller.name)
+        decision = self.mine.get(name)
+        controller.maintenance = _maintenance(papers)
+        self._heed_switches(controller, papers)
+        if controller.situation.halt or decision is None:
+            controller.place(allowed=False)
+            return
+        self._press(controller, papers.order if papers else None)
+        held_here = self._held_here(controller)
+        unwanted = decision.cause if decision.what is What.HALT else ""
+        if decision.what is not What.TAKE:
+            self._takes.pop(name, None)
+            controller.place(allowed=held_here, unwanted=unwanted)
+            return
+        delay, since = self._takes.get(name, (-1, 0.0))
+        if delay != decision.delay:
+            delay, since = self._takes[name] = (decision.delay, self.desk.now())
+        due = max(since + delay * controller.spec.timing.pace, self._formed(controller))
+        if due <= self.desk.now():
+            controller.place(allowed=True)
+        else:
+            controller.place(allowed=held_here)
+            self.desk.at(due, ("take", name), lambda: self._tend(controller))
+
+    def _formed(self, controller: Controller) -> float:
+        """Until when a node that it prefers may still come: whoever is first up at the beginning does not get all."""
+        package = self.view.packages[controller.name]
+        if package.order is not None or any(node in self.view.nodes for node in package.at):
+            return 0.0
+        before = package.nodes
+        if package.failover_policy is FailoverPolicy.CONFIGURED_NODE and self.me.node in before:
+            before = before[: before.index(self.me.node)]
+        if all(_present(self.view.nodes.get(node)) for node in before):
+            return 0.0
+        pace = controller.spec.timing.pace
+        return self._began + (pace if self._forming is None else self._forming)
+
+    def _press(self, controller: Controller, order: Order | None) -> None:
+        """What is stuck stops once more for each order to halt it."""
+        if order is None or order.verb is not Verb.HALT:
+            self._pressed.pop(controller.name, None)
+        elif controller.situation.state is State.STUCK and self._pressed.get(controller.name) != order:
+            self._pressed[controller.name] = order
+            controller.withdraw(f"halted by order{order}", State.STUCK)
+
+    def _held_here(self, controller: Controller) -> bool:
+        """By a former life of this node: it is to be adopted, or given back."""
+        record = controller.claim.record
+        return record is not None and _holds(record, self.me.node)
+
+    def _heed_switches(self, controller: Controller, papers: SwitchRecord | None) -> None:
+        """Critical switches the package off on this node for good, until a person enables it, from anywhere."""
+        node, off = self.me.node, controller.situation.off
+        if papers is not None and node in papers.enabled:
+            if off and controller.situation.state not in (State.HALTING, State.STUCK):
+                controller.enable("enabled by hand")
+            if not controller.situation.off:
+
+                def heard(record: SwitchRecord) -> SwitchRecord:
+                    left = tuple(each for each in record.enabled if each != node)
+                    return msgspec.structs.replace(record, enabled=left)
+
+                self._once(controller.name, "heard", heard)
+        elif off and (papers is None or node not in papers.off):
+            self._once(controller.name, "off", self._after(controller.name, Happening.FAILED, off))
+
+    def _remove_fulfilled(self) -> None:
+        """Whoever has the package, or else the first of the nodes that are there, sees to it."""
+        alive = [name for name, node in sorted(self.view.nodes.items()) if not node.lost]
+        for name, package in self.view.packages.items():
+            order = package.order
+            if order is None or not fulfilled(self.view, package):
+                continue
+            if self.me.node in package.at or (not package.at and alive[:1] == [self.me.node]):
+                self._once(name, "fulfilled", lambda record, order=order: _without(record, order))  # type: ignore[misc]
+
+    def summary(self) -> dict[str, Any]:
+        """For the control socket: the picture, and what is decided."""
+        return {
+            "node": self.me.node,
+            "view": msgspec.to_builtins(self.view),
+            "decisions": msgspec.to_builtins(self.plan.decisions),
+            "digests": {node: record.digests for node, record in self.papers.nodes.items()},
+            "maintenance": {
+                name: str(record.maintenance) or " by hand"
+                for name, record in self.papers.switches.items()
+                if record.maintenance is not None
+            },
+        }
+
+
+def _present(node: NodeView | None) -> bool:
+    return node is not None and not node.lost and node.serves != ()
+
+
+def _holds(record: PackageRecord, node: str) -> bool:
+    return record.holder is not None and not record.released and record.holder.node == node
+
+
+def _without(record: SwitchRecord, order: Order) -> SwitchRecord:
+    return record if record.order != order else msgspec.structs.replace(record, order=None)
+
+
+def _maintenance(papers: SwitchRecord | None) -> str:
+    if papers is None or papers.maintenance is None:
+        return ""
+    return str(papers.maintenance).strip(" :") or "by hand"
+
+
+def _happening(event: Event, state: State) -> Happening | None:
+    """What a step changes by the table of switches."""
+    match event:
+        case ev.StartFailed() | ev.HealFailed() if state is State.FAILING:
+            return Happening.FAILED
+        case ev.HealthSeen() | ev.HealthOverdue() if state is State.FAILING:
+            return Happening.FAILED
+        case ev.StartOverdue() | ev.StopOverdue():
+            return Happening.TIMED_OUT
+        case ev.StopFailed():
+            return Happening.HALT_FAILED
+    return None

@@ -1,0 +1,38 @@
+"""What `status` shows of one package on one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .claim import describe
+from .controller import Controller
+from .fsm import WATCHED
+from .types import State
+
+
+def summary(of: Controller) -> dict[str, Any]:
+    """For the control socket."""
+    now, seen = of.desk.now(), of.situation.state in (*WATCHED, State.STUCK)
+    return {
+        "package": of.name,
+        "node": of.me.node,
+        "role": "active" if of.claim.held else "stand-by",
+        "state": str(of.situation.state),
+        "cause": of.cause,
+        "seconds": round(now - of.since, 1),
+        "term": of.situation.term,
+        "lock": describe(of.claim.record, of.claim.judgement, now),
+        "lease_left": round(of.claim.lost_at - now, 2) if of.claim.held else None,
+        "off": of.situation.off,
+        "maintenance": of.maintenance,
+        "working_on": of.work.describe(),
+        "survivors": list(of.survivors),
+        "resources": [
+            msgspec.to_builtins(of.health[each.name])
+            if each.name in of.health and seen
+            else {"resource": each.name, "status": None, "detail": ""}
+            for each in of.spec.resources
+        ],
+    }
