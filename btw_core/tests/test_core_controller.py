@@ -15,6 +15,7 @@ from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web", home="a.1")
+ME_BEFORE = msgspec.structs.replace(ME, nonce="before")
 OTHER = Incarnation(node="b", machine="m", boot="b", nonce="other", slot="web", home="b.1")
 RESOURCES = tuple(ResourceSpec(name=name, type="flag") for name in ("disk", "ip", "web"))
 SPEC = PackageSpec(name="web", timing=Timing(), resources=RESOURCES)
@@ -90,6 +91,31 @@ def test_what_was_down_is_stopped_only_as_far_as_its_start_came() -> None:
     case.ends(ok=False)
     case.ends()
     assert case.stops() == ["disk"]
+
+
+def test_what_was_handed_over_is_started_without_a_look() -> None:
+    """Its holder has given it back in order a moment ago. Nobody has looked: when the start fails all is stopped."""
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER))
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, released=True))
+    case.read()
+    assert case.state is State.STARTING and not case.executor.looks
+    assert case.disk.saved["web"].may_be_up
+    case.ends(ok=False)
+    for _ in range(4):
+        case.ends()
+    assert case.stops() == ["web", "ip", "disk"]
+
+
+def test_what_may_be_up_here_is_looked_at_though_it_was_handed_over() -> None:
+    """A former life of this node may have left it up: it could be running already."""
+    saved = Saved(incarnation=ME_BEFORE, term=3, may_be_up=True)
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE), saved, reads=False)
+    case.controller.claim.wanted = False
+    case.read()
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE, released=True))
+    case.controller.claim.wanted = True
+    case.read()
+    assert case.state is State.UNKNOWN and case.executor.looks
 
 
 def test_a_record_set_back_pays_no_debt() -> None:

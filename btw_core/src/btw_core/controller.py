@@ -255,9 +255,9 @@ class Controller:
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
-        self.memory.acquired()
-        owing = bool(self.claim.debts)
-        self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
+        handed, owing = self.memory.acquired() and not self.unwanted, bool(self.claim.debts)
+        cause = f"{cause}, term {term}"
+        self.apply(ev.Acquired(at=self.desk.now(), cause=cause, term=term, owing=owing, handed=handed))
         self.withdraw(self.unwanted, *_ENDS)  # taken only to be given back: a former life of this node had it
 
     def _record_changed(self) -> None:
