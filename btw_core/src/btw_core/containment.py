@@ -182,10 +182,7 @@ class Cgroups:
         found = {str(each): _pids(each) for each in _directories(self.root / package)}
         mine = re.compile(rf"^0::(.*/btw/{re.escape(self.root.name)}/{re.escape(package)}/[^/\n]+).*", re.MULTILINE)
         for pid in _processes():
-            try:
-                seen = mine.search(Path(f"/proc/{pid}/cgroup").read_text())
-            except OSError:  # it has just ended
-                continue
+            seen = mine.search(_cgroup(pid))
             if seen is None or seen[0].endswith(" (deleted)"):  # a zombie: only they are left of a removed cgroup
                 continue
             place = _directory(seen[1])
@@ -235,7 +232,22 @@ def _pids(directory: Path) -> list[int]:
 
 
 def _processes() -> Iterator[int]:
-    return (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit())
+    return (int(each.name) for each in os.scandir("/proc") if each.name.isdigit())
+
+
+def _cgroup(pid: int) -> str:
+    """/proc/PID/cgroup, "" when it has just ended. Asked of every process before each release: no time for Path."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        # one read returns all of it up to that size, far more than paths of all hierarchies take
+        return os.read(descriptor, 1 << 16).decode(errors="surrogateescape")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
 
 
 # ---- environment ------------------------------------------------------------------------------------------------
