@@ -26,13 +26,20 @@ class Case(Bench):
     """The controller of one package, whose record is in the store."""
 
     def __init__(
-        self, record: PackageRecord, saved: Saved | None = None, *, reads: bool = True, spec: PackageSpec = SPEC
+        self,
+        record: PackageRecord,
+        saved: Saved | None = None,
+        *,
+        reads: bool = True,
+        spec: PackageSpec = SPEC,
+        ready: bool = False,
     ) -> None:
         super().__init__()
         if saved is not None:
             self.disk.saved["web"] = saved
         self.write(record)
         self.controller = Controller(self.desk, spec, ME)
+        self.controller.work.prompt = ready
         self.controller.begin()
         if reads:
             self.read()
@@ -116,6 +123,24 @@ def test_what_may_be_up_here_is_looked_at_though_it_was_handed_over() -> None:
     case.controller.claim.wanted = True
     case.read()
     assert case.state is State.UNKNOWN and case.executor.looks
+
+
+def test_a_process_is_kept_ready_where_something_may_have_to_be_done_at_once() -> None:
+    """For the next operation of a stand-by, and of what runs; of whoever is switched off nothing is expected."""
+    held = PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER)
+    case = Case(held, ready=True)
+    assert case.executor.ready["web"]
+    case.write(msgspec.structs.replace(held, released=True))
+    case.read()
+    assert case.executor.operations[0].id.rpartition(".")[0] == case.executor.ready["web"].rpartition(".")[0]
+    for _ in RESOURCES:
+        case.ends()
+    assert case.state is State.RUNNING and case.executor.operations[-1].id != case.executor.ready["web"] != ""
+    case.looks(Status.UP, Status.UP, Status.CRITICAL)
+    for _ in range(4):
+        case.ends()
+    assert case.controller.situation.off and case.executor.ready["web"] == ""
+    assert Case(held).executor.ready == {}
 
 
 def test_a_record_set_back_pays_no_debt() -> None:

@@ -72,7 +72,7 @@ def do(verb: Verb, directory: Path, here: Containment | None = None, /, **fields
     pulse = str(fields.pop("pulse", ""))
     fields = {"id": "me", "package": "p", "resource": resource, "deadline": boottime() + SOON, **fields}
     LINES.clear()
-    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), "n/p/me", LINES.append, pulse)
+    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), {"n/p/me"}, LINES.append, pulse)
 
 
 def test_stop_is_believed_only_with_status(tmp_path: Path) -> None:

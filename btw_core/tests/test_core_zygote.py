@@ -352,7 +352,7 @@ def test_loader_that_fails(tmp_path: Path) -> None:
     """A loader that ends the interpreter leaves a zygote without packages that says why."""
     inventory = zygote_stock.load  # the module is importable here as well
     assert inventory is not None
-    from btw_core.zygote import load
+    from btw_core.loading import load
 
     loaded = load("zygote_stock:fail_to_load", [], "n")
     assert loaded.packages == {}

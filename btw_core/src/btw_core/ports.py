@@ -151,6 +151,11 @@ class Executor(Protocol):
         """SIGKILL to the operation's processes, descendants included; may be repeated."""
         ...
 
+    def prepare(self, package: str, operation: str) -> None:
+        """Have a process ready for the operation of this id, the package's next one; "" = none any more. It does
+        nothing before it is ordered, and whatever becomes of it: an operation that finds none is begun without."""
+        ...
+
     def look(self, look: Look) -> None: ...
 
     def watch(self, package: str, term: int, state: dict[str, dict[str, Any]]) -> None:
