@@ -252,12 +252,17 @@ class Manager:
             self.placer.noticed(report.records)
         for record in report.records:
             name = record.key.removeprefix(lease.PACKAGES)
-            if name == record.key or name not in self._locks:
-                continue
             try:
-                self._locks[name].claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
+                if record.key.startswith(lease.SESSIONS):
+                    session = decode(SessionRecord, record.key, record.value)
+                    for controller in self.controllers.values():
+                        controller.claim.heard(record.key, session)
+                elif name != record.key and name in self._locks:
+                    claim = self._locks[name].claim
+                    claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
             except DamagedRecord as damage:
-                self.desk.journal.write("record_damaged", package=name, cause=str(damage))
+                if name in self._locks:  # of a session the next reading says so
+                    self.desk.journal.write("record_damaged", package=name, cause=str(damage))
 
     # ---- a new cluster
     def _no_cluster(self, view: View) -> None:
