@@ -45,6 +45,8 @@ class Nobody:
     def members(self, package: str) -> dict[str, list[int]]:
         return dict(self.found) if package == "p" else {}
 
+    own = members
+
     def find(self, operation: str) -> list[str]:
         return []
 

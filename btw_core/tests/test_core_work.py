@@ -166,6 +166,7 @@ def test_stop_in_reverse_and_then_the_sweep() -> None:
     """The last resource is stopped first; the sweep comes when all have stopped; then it is verified."""
     case = started().begins(Verb.STOP).ends().ends().ends()
     assert case.names()[3:] == ["stop web", "stop ip", "stop disk", "sweep"]
+    assert [operation.last for operation in case.executor.operations[3:]] == [False, False, True, False]
     assert len(case.outcomes) == 1 and case.work.reach == 3
     case.ends()
     assert case.outcomes[1:] == [Outcome(Verb.STOP, True, "")]

@@ -98,7 +98,7 @@ def perform(
         case Verb.SURVEY:
             survivors = _described(here.members(operation.package), spared)
         case Verb.SWEEP:
-            survivors = _sweep(lambda: members(here, operation), spared, here, end, log)
+            survivors = _sweep(lambda: members(here.members, operation), spared, here, end, log)
             error = _survived(survivors)
         case Verb.FENCE if operation.resource:
             error = _work(operation, inventory, state, end, log, pulse)
@@ -235,9 +235,9 @@ class _Printed(io.TextIOBase):
 
 
 # ---- sweep, survey, fence ---------------------------------------------------------------------------------------
-def members(here: Containment, operation: Operation) -> dict[str, list[int]]:
+def members(look: Callable[[str], dict[str, list[int]]], operation: Operation) -> dict[str, list[int]]:
     """Whom a sweep is about: of the whole package, or only of some operations."""
-    found = here.members(operation.package)
+    found = look(operation.package)
     if not operation.only:
         return found
     begun = tuple(f"{prefix}." for prefix in operation.only)

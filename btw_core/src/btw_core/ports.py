@@ -41,6 +41,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any] = {}  # of this resource
     holders: dict[str, tuple[str, ...]] = {}  # with a resource: see Context.holders
     handed_over: bool = False  # start: see Context.handed_over
+    last: bool = False  # stop: nothing but the sweep comes after it
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 

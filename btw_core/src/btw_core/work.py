@@ -230,6 +230,7 @@ class Work:
             state=self.state.get(name, {}),
             holders=self._holders() if name else {},
             handed_over=verb is Verb.START and self._handed_over(),
+            last=verb is Verb.STOP and not self._todo,
         )
         self.alive[operation.id] = operation
         self._current = operation.id

@@ -29,7 +29,7 @@ import msgspec
 from . import wire
 from .clock import boottime
 from .command import child_setup, ending
-from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
+from .containment import OBSERVER, ZYGOTE, Containment, containment, sequence_of, settle_in
 from .loading import load
 from .observer import Observer
 from .operation import Inventory, members, perform, prepare
@@ -65,6 +65,7 @@ class Zygote:
         self._manager = os.getppid()
         self._children: list[_Child] = []
         self._ready: dict[str, _Child] = {}  # of each package, what waits for its next operation
+        self._alone: dict[str, str] = {}  # of each package, the stop before whose end nobody was found in other cgroups
         self._outbox: deque[wire.Packet] = deque()
         self._wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler is needed for the wake-up descriptor
@@ -125,6 +126,8 @@ class Zygote:
 
     # ---- forking
     def _operate(self, operation: Operation) -> None:
+        if operation.last and self._here.prompt:
+            self._look_elsewhere(operation)
         ready = self._ready.pop(operation.package, None)
         if ready is not None and ready.id == operation.id:
             order, ready.order = ready.order, None
@@ -202,12 +205,22 @@ class Zygote:
         ready.ordered = True
         self._kill(ready)
 
+    def _look_elsewhere(self, operation: Operation) -> None:
+        """Before the last stop, while clients are still served: whom former managers in other cgroups have left, which
+        means reading of every process of this computer. Where nobody is there nobody comes: only they have children
+        there."""
+        with contextlib.suppress(OSError):
+            own, found = self._here.own(operation.package), self._here.members(operation.package)
+            if not any(pids for place, pids in found.items() if place not in own):
+                self._alone[operation.package] = sequence_of(operation.id)
+
     def _clean(self, operation: Operation) -> bool:
         """A sweep that finds nobody, as nearly all do, needs no process of its own, whose fork takes longer than it."""
         if not self._here.prompt:
             return False
+        alone = sequence_of(operation.id) == self._alone.get(operation.package)
         try:
-            found = members(self._here, operation)
+            found = members(self._here.own if alone else self._here.members, operation)
         except OSError:
             return False
         for child in self._children:
@@ -364,7 +377,7 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # the manager decides when this ends
     ordinary()  # what a service manager gives btw is not for what runs in packages
     here = containment(home, cgroup)
-    _settle_in(here)
+    settle_in(here)
     inventory = load(loader, arguments, home)
     if threading.active_count() > 1:
         names = ", ".join(sorted({type(thread).__module__ for thread in threading.enumerate()}))
@@ -376,21 +389,6 @@ def main() -> NoReturn:
     gc.freeze()  # so that collections in the children do not copy every page
     Zygote(socket.socket(fileno=int(channel)), inventory, here, os.environ.get(PULSE, "")).run()
     os._exit(0)
-
-
-def _settle_in(here: Containment) -> None:
-    """Enter a place of one's own, named after the manager so that a fence finds it; remove those of dead managers."""
-    place = here.place(ZYGOTE, f"{os.getppid()}-{os.getpid()}")
-    here.create(place)
-    here.enter(place)
-    for package in (ZYGOTE, OBSERVER):
-        for former, pids in here.members(package).items():
-            manager = operation_of(former).partition("-")[0]
-            ours = package == OBSERVER and manager == str(os.getppid())  # a predecessor's, who died without killing it
-            if ours or not Path("/proc", manager).exists():
-                if package == OBSERVER and pids:
-                    here.kill(former)  # nothing but commands of `status`
-                here.remove(former)
 
 
 if __name__ == "__main__":
