@@ -136,6 +136,45 @@ def test_found_free() -> None:
     assert not Case().takes().claim.handed_over
 
 
+def heard_at(seq: int, *, by: Incarnation = A, ended: bool = False, pause: float = 1.0) -> float | None:
+    """Read at 1000 with seq 1, and `pause` seconds later the watch hears this: from when the lock is there to be taken,
+    as the reading of seq 2 at 1004 finds it."""
+    case = Case(msgspec.structs.replace(FREE, released=False))
+    session = SessionRecord(incarnation=A, seq=1)
+    case.store.write(lease.session_key(A), encode(session))
+    case.reads().wait(pause)
+    case.claim.heard(lease.session_key(by), SessionRecord(incarnation=by, seq=seq, ended=ended))
+    case.store.write(lease.session_key(A), encode(msgspec.structs.replace(session, seq=2)))
+    case.wait(4 - pause)
+    case.reads()
+    return case.claim.ripe_at
+
+
+def test_silence_counts_from_when_the_watch_heard_the_holder_last() -> None:
+    """Not from the next reading, which may come a pace later; it has to show the same, though."""
+    assert heard_at(2) == 1001 + TIMING.lease
+    assert heard_at(2, pause=3.5) == 1003.5 + TIMING.lease
+    late = 1004 + TIMING.lease
+    assert heard_at(1) == late  # something older, heard late
+    assert heard_at(3) == late  # something newer that no reading shows (the store was set back)
+    assert heard_at(2, by=B) == late
+    assert heard_at(2, by=life("a", 2)) == late  # another life in the same slot
+    assert heard_at(2, ended=True) == late
+
+
+def test_what_the_watch_heard_is_taken_when_its_silence_has_lasted_the_lease() -> None:
+    """Not a moment earlier."""
+    case = Case(msgspec.structs.replace(FREE, released=False))
+    key, session = lease.session_key(A), SessionRecord(incarnation=A, seq=1)
+    case.store.write(key, encode(session))
+    case.reads().wait(1)
+    case.claim.heard(key, session)  # known from the reading already: the silence goes on
+    case.wait(TIMING.lease - 1.01)
+    assert not case.reads().store.calls
+    case.wait(0.01)
+    assert case.reads().store.calls
+
+
 def test_not_wanted_takes_nothing() -> None:
     """A claim that is not wanted only reads."""
     case = Case()

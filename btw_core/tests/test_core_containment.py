@@ -141,7 +141,7 @@ def test_other_cgroup_of_the_same_node(here: Containment) -> None:
     inhabitant = Inhabitant(former, place)
     try:
         members = here.members("p")
-        assert list(members) == [place]
+        assert list(members) == [place] and here.own("p") == {}
         assert sorted(members[place]) == sorted([inhabitant.process.pid, inhabitant.child])
     finally:
         inhabitant.end()

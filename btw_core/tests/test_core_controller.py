@@ -15,6 +15,7 @@ from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web", home="a.1")
+ME_BEFORE = msgspec.structs.replace(ME, nonce="before")
 OTHER = Incarnation(node="b", machine="m", boot="b", nonce="other", slot="web", home="b.1")
 RESOURCES = tuple(ResourceSpec(name=name, type="flag") for name in ("disk", "ip", "web"))
 SPEC = PackageSpec(name="web", timing=Timing(), resources=RESOURCES)
@@ -25,13 +26,20 @@ class Case(Bench):
     """The controller of one package, whose record is in the store."""
 
     def __init__(
-        self, record: PackageRecord, saved: Saved | None = None, *, reads: bool = True, spec: PackageSpec = SPEC
+        self,
+        record: PackageRecord,
+        saved: Saved | None = None,
+        *,
+        reads: bool = True,
+        spec: PackageSpec = SPEC,
+        ready: bool = False,
     ) -> None:
         super().__init__()
         if saved is not None:
             self.disk.saved["web"] = saved
         self.write(record)
         self.controller = Controller(self.desk, spec, ME)
+        self.controller.work.prompt = ready
         self.controller.begin()
         if reads:
             self.read()
@@ -90,6 +98,49 @@ def test_what_was_down_is_stopped_only_as_far_as_its_start_came() -> None:
     case.ends(ok=False)
     case.ends()
     assert case.stops() == ["disk"]
+
+
+def test_what_was_handed_over_is_started_without_a_look() -> None:
+    """Its holder has given it back in order a moment ago. Nobody has looked: when the start fails all is stopped."""
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER))
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, released=True))
+    case.read()
+    assert case.state is State.STARTING and not case.executor.looks
+    assert case.disk.saved["web"].may_be_up
+    case.ends(ok=False)
+    for _ in range(4):
+        case.ends()
+    assert case.stops() == ["web", "ip", "disk"]
+
+
+def test_what_may_be_up_here_is_looked_at_though_it_was_handed_over() -> None:
+    """A former life of this node may have left it up: it could be running already."""
+    saved = Saved(incarnation=ME_BEFORE, term=3, may_be_up=True)
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE), saved, reads=False)
+    case.controller.claim.wanted = False
+    case.read()
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE, released=True))
+    case.controller.claim.wanted = True
+    case.read()
+    assert case.state is State.UNKNOWN and case.executor.looks
+
+
+def test_a_process_is_kept_ready_where_something_may_have_to_be_done_at_once() -> None:
+    """For the next operation of a stand-by, and of what runs; of whoever is switched off nothing is expected."""
+    held = PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER)
+    case = Case(held, ready=True)
+    assert case.executor.ready["web"]
+    case.write(msgspec.structs.replace(held, released=True))
+    case.read()
+    assert case.executor.operations[0].id.rpartition(".")[0] == case.executor.ready["web"].rpartition(".")[0]
+    for _ in RESOURCES:
+        case.ends()
+    assert case.state is State.RUNNING and case.executor.operations[-1].id != case.executor.ready["web"] != ""
+    case.looks(Status.UP, Status.UP, Status.CRITICAL)
+    for _ in range(4):
+        case.ends()
+    assert case.controller.situation.off and case.executor.ready["web"] == ""
+    assert Case(held).executor.ready == {}
 
 
 def test_a_record_set_back_pays_no_debt() -> None:

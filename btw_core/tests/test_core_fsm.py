@@ -23,28 +23,28 @@ TIMING = Timing(pace=4, timeout=30, start_timeout=20, stop_timeout=10)
 #: One line for each event, one column for each state: where its rows lead, in their order; "-" ignored on purpose,
 #: "." cannot come. Written by hand: whoever changes the table says here that it was meant.
 GRID = """
-                sb     of  fe  un              st  ru                 de                 hg        fg        sk           hd  fd
-Acquired        fe/un  .   .   .               .   .                  .                  .         .         fg           .   .
-Settled         -      -   un  -               .   .                  .                  -         -         .            -   -
-LeaseLost       -      -   sb  fg              fg  fg                 fg                 hg        fg        sk           -   -
-LeftBehind      fg     hg  .   .               .   .                  .                  .         .         .            .   .
-HealthSeen      -      -   -   ru/de/st/hg/un  -   ru/de/de/de/hg/fg  ru/de/de/de/hg/fg  -         -         hd/of/fd/sk  -   -
-HealthOverdue   .      .   .   fg              .   fg                 fg                 .         .         .            .   .
-HealFailed      -      -   -   -               -   fg                 fg                 -         -         -            -   -
-StartSucceeded  .      .   .   .               ru  .                  .                  .         .         .            .   .
-StartFailed     .      .   .   .               fg  .                  .                  .         .         .            .   .
-StartOverdue    .      .   .   .               fg  .                  .                  .         .         .            .   .
-StopVerified    .      .   .   .               .   .                  .                  hd/of/sb  hd/of/fd  .            .   .
-StopFailed      .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
-StopOverdue     .      .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
-HardDeadline    .      .   .   .               .   .                  .                  sk        sk        sk           .   .
-SurvivorsGone   -      -   .   .               .   .                  .                  -         -         fg/sk        -   -
-HaltAskedFor    hd     hd  hd  hg              hg  hg                 hg                 hg        hg        hg           -   hd
-Withdrawn       -      -   sb  hg              hg  hg                 hg                 -         -         hg           -   -
-Released        -      -   -   -               -   -                  -                  -         -         -            hd  fd
-HoldOffPassed   .      .   .   .               .   .                  .                  .         .         .            .   sb
-SwitchedOff     of     -   -   -               -   -                  -                  -         -         -            -   -
-SwitchedOn      -      sb  -   -               -   -                  -                  -         -         -            -   -
+                sb        of  fe  un              st  ru                 de                 hg        fg        sk           hd  fd
+Acquired        fe/st/un  .   .   .               .   .                  .                  .         .         fg           .   .
+Settled         -         -   un  -               .   .                  .                  -         -         .            -   -
+LeaseLost       -         -   sb  fg              fg  fg                 fg                 hg        fg        sk           -   -
+LeftBehind      fg        hg  .   .               .   .                  .                  .         .         .            .   .
+HealthSeen      -         -   -   ru/de/st/hg/un  -   ru/de/de/de/hg/fg  ru/de/de/de/hg/fg  -         -         hd/of/fd/sk  -   -
+HealthOverdue   .         .   .   fg              .   fg                 fg                 .         .         .            .   .
+HealFailed      -         -   -   -               -   fg                 fg                 -         -         -            -   -
+StartSucceeded  .         .   .   .               ru  .                  .                  .         .         .            .   .
+StartFailed     .         .   .   .               fg  .                  .                  .         .         .            .   .
+StartOverdue    .         .   .   .               fg  .                  .                  .         .         .            .   .
+StopVerified    .         .   .   .               .   .                  .                  hd/of/sb  hd/of/fd  .            .   .
+StopFailed      .         .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
+StopOverdue     .         .   .   .               .   .                  .                  sk/sk     sk/sk     .            .   .
+HardDeadline    .         .   .   .               .   .                  .                  sk        sk        sk           .   .
+SurvivorsGone   -         -   .   .               .   .                  .                  -         -         fg/sk        -   -
+HaltAskedFor    hd        hd  hd  hg              hg  hg                 hg                 hg        hg        hg           -   hd
+Withdrawn       -         -   sb  hg              hg  hg                 hg                 -         -         hg           -   -
+Released        -         -   -   -               -   -                  -                  -         -         -            hd  fd
+HoldOffPassed   .         .   .   .               .   .                  .                  .         .         .            .   sb
+SwitchedOff     of        -   -   -               -   -                  -                  -         -         -            -   -
+SwitchedOn      -         sb  -   -               -   -                  -                  -         -         -            -   -
 """  # noqa: E501 - a table
 NAMES = dict(zip(["sb", "of", "fe", "un", "st", "ru", "de", "hg", "fg", "sk", "hd", "fd"], State, strict=True))
 KINDS = {kind.__name__: kind for kind in EVENTS}
@@ -65,7 +65,8 @@ def rows(state: State, kind: type[Event]) -> list[Row]:
 def variants(kind: type[Event], at: float) -> list[Event]:
     """One event for every way in which the table may look at it."""
     if kind is ev.Acquired:
-        return [ev.Acquired(at=at, term=7, owing=owing) for owing in (False, True)]
+        flags = [(False, False), (True, False), (False, True)]
+        return [ev.Acquired(at=at, term=7, owing=owing, handed=handed) for owing, handed in flags]
     if kind in (ev.LeaseLost, ev.LeftBehind):
         return [kind(at=at, hard=at + 10)]
     if kind is ev.HealthSeen:
@@ -435,6 +436,16 @@ def test_lock_lost_while_active_fails(before: Any) -> None:
 
 
 # ---- beyond the original
+def test_what_is_handed_over_is_started_without_a_look() -> None:
+    """Its holder has verified it down a moment ago, and clients wait."""
+    package = Package().meets(ev.Acquired, term=3, handed=True)
+    assert package.does(State.STARTING, ev.StartResources(deadline=package.now + TIMING.start_timeout))
+
+
+def test_debts_come_before_what_was_handed_over() -> None:
+    assert Package().meets(ev.Acquired, term=3, handed=True, owing=True).does(State.FENCING, ev.Fence())
+
+
 def test_debts_are_fenced_first() -> None:
     """With a former holder not known to be down nothing is looked at or started before that is settled."""
     package = Package().meets(ev.Acquired, term=3, owing=True)

@@ -45,6 +45,8 @@ class Nobody:
     def members(self, package: str) -> dict[str, list[int]]:
         return dict(self.found) if package == "p" else {}
 
+    own = members
+
     def find(self, operation: str) -> list[str]:
         return []
 
@@ -72,7 +74,7 @@ def do(verb: Verb, directory: Path, here: Containment | None = None, /, **fields
     pulse = str(fields.pop("pulse", ""))
     fields = {"id": "me", "package": "p", "resource": resource, "deadline": boottime() + SOON, **fields}
     LINES.clear()
-    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), "n/p/me", LINES.append, pulse)
+    return perform(Operation(verb=verb, **fields), inventory, here or Nobody(), {"n/p/me"}, LINES.append, pulse)
 
 
 def test_stop_is_believed_only_with_status(tmp_path: Path) -> None:

@@ -74,6 +74,57 @@ def started() -> Case:
     return Case().begins(Verb.START).ends().ends().ends()
 
 
+# ---- a process kept ready
+def test_the_first_operation_is_what_a_process_was_kept_ready_for() -> None:
+    """Its id is written down with the intent as any other; the next one is forked while the one before it runs."""
+    case = Case()
+    case.work.prompt = True
+    case.work.keep_ready(True)
+    ready = case.executor.ready["web"]
+    case.work.keep_ready(True)
+    assert case.executor.ready["web"] == ready
+    case.begins(Verb.START)
+    assert case.last.id == ready
+    assert case.remembered == [(ready.rpartition(".")[0],)]
+    following = case.executor.ready["web"]
+    assert following not in ("", ready)
+    case.ends()
+    assert case.last.id == following
+    assert {operation.id.rpartition(".")[0] for operation in case.executor.operations} == {case.work.pending[0]}
+    case.ends()
+    assert case.executor.ready["web"] == ""  # nothing is kept for a fourth
+
+
+def test_a_sweep_finds_nobody_who_was_kept_ready() -> None:
+    """It ends before, also when a stop has nothing to do but sweep."""
+    case = Case()
+    case.work.prompt = True
+    case.work.keep_ready(True)
+    case.begins(Verb.STOP, resources=())
+    assert case.last.verb is Verb.SWEEP and case.executor.ready == {"web": ""}
+
+
+def test_what_was_kept_for_a_start_serves_the_stop() -> None:
+    """A start that ends before its second operation leaves that one's process to the stop, under one name for both."""
+    case = Case().begins(Verb.START)
+    ready = case.executor.ready["web"]
+    case.ends(ok=False, error="exit 1").begins(Verb.STOP)
+    assert (case.last.verb, case.last.id) == (Verb.STOP, ready)
+    assert case.work.pending == (ready.rpartition(".")[0],)
+
+
+def test_nothing_is_kept_of_another_zygote_or_at_rest() -> None:
+    for end in (Work.unready, lambda work: work.keep_ready(False)):
+        case = Case()
+        case.work.prompt = True
+        case.work.keep_ready(True)
+        before = case.executor.ready["web"]
+        end(case.work)
+        assert case.executor.ready == {"web": ""}
+        case.begins(Verb.STOP)
+        assert case.last.id != before
+
+
 # ---- order
 def test_start_in_order_one_at_a_time() -> None:
     """Each resource is started when the one before it has ended well; then the sequence is done."""
@@ -115,6 +166,7 @@ def test_stop_in_reverse_and_then_the_sweep() -> None:
     """The last resource is stopped first; the sweep comes when all have stopped; then it is verified."""
     case = started().begins(Verb.STOP).ends().ends().ends()
     assert case.names()[3:] == ["stop web", "stop ip", "stop disk", "sweep"]
+    assert [operation.last for operation in case.executor.operations[3:]] == [False, False, True, False]
     assert len(case.outcomes) == 1 and case.work.reach == 3
     case.ends()
     assert case.outcomes[1:] == [Outcome(Verb.STOP, True, "")]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import zygote_stock
 from fuse_hang import hanging_mount
-from zygote_stock import SOON, manager, read_pid, run, wait_until
+from zygote_stock import SOON, manager, read_pid, run, wait_until, write_pid
 
 from btw_core.clock import boottime
 from btw_core.command import alive
-from btw_core.containment import containment, find_cgroup_root
+from btw_core.containment import Cgroups, containment, find_cgroup_root
 from btw_core.ports import ExecutorLost
 from btw_core.types import Verb
 
@@ -124,6 +124,40 @@ def test_service_outlives_start(tmp_path: Path, cgroups: bool) -> None:
             assert not m.running("service")
             assert not m.running("daemon")
             assert sum("left behind" in line for line in m.lines()) == 2, m.lines()
+
+    run(test)
+
+
+@pytest.mark.skipif(CGROUPS is None, reason="no cgroup v2 to write to")
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_the_sweep_after_the_last_stop_finds_everybody(tmp_path: Path, where: str) -> None:
+    """Other cgroups were looked into before it, when the address was still up: whoever was there, and whoever is in our
+    own, is found all the same."""
+
+    async def test() -> None:
+        async with manager(tmp_path, one(on_start="spawns")) as m:
+            stranger = None
+            if where == "here":
+                assert (await m.do(Verb.START)).ok
+            else:
+                other = Cgroups(Path(m.cgroup).parent.parent / f"session-{os.getpid()}" / "btw" / m.node)
+                place = other.place("p", "former.1")
+                other.create(place)
+                stranger = subprocess.Popen(
+                    ["sleep", "3600"], preexec_fn=lambda: other.enter(place), start_new_session=True
+                )
+                write_pid(tmp_path / "service", stranger.pid)
+            try:
+                assert (await m.ended(m.begin(Verb.STOP, id="s.1", last=True))).ok
+                swept = await m.ended(m.begin(Verb.SWEEP, id="s.2"))
+                assert swept.ok and not m.running("service")
+                assert [line for line in m.lines() if "left behind" in line]
+            finally:
+                if stranger is not None:
+                    stranger.kill()
+                    stranger.wait(SOON)
+                    wait_until(lambda: other.empty(place))
+                    other.remove(str(other.root.parent.parent))
 
     run(test)
 
@@ -352,7 +386,7 @@ def test_loader_that_fails(tmp_path: Path) -> None:
     """A loader that ends the interpreter leaves a zygote without packages that says why."""
     inventory = zygote_stock.load  # the module is importable here as well
     assert inventory is not None
-    from btw_core.zygote import load
+    from btw_core.loading import load
 
     loaded = load("zygote_stock:fail_to_load", [], "n")
     assert loaded.packages == {}

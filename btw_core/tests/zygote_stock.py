@@ -46,6 +46,10 @@ class Probe(Resource, frozen=True, kw_only=True, tag="probe"):
     on_status: str = "look"
     on_watch: str = ""
     on_fence: str = "fences"
+    on_prepare: str = "nothing"
+
+    def prepare(self, ctx: Context) -> None:
+        getattr(Does, self.on_prepare)(Path(self.dir), ctx)
 
     def status(self, ctx: Context) -> Status:
         return getattr(Does, self.on_status)(Path(self.dir), ctx)  # type: ignore[no-any-return]
@@ -75,6 +79,11 @@ class Does:
     @staticmethod
     def down(directory: Path, ctx: Context) -> None:
         (directory / "up").unlink(missing_ok=True)
+
+    @staticmethod
+    def marks(directory: Path, ctx: Context) -> None:
+        """Which process this is: for the verbs that it has been so far."""
+        write_pid(directory / f"pid-{ctx.verb or 'ready'}", os.getpid())
 
     @staticmethod
     def fences(directory: Path, ctx: Context) -> None:

@@ -206,7 +206,7 @@ def test_a_status_that_holds_the_interpreter_costs_the_service_no_second_one(hos
     nodes = Nodes(cluster, "holds_gil_in_status")
     failing = cluster.wait("n1", "failing")
     assert "not healthy for `timeout`" in failing["cause"]
-    cluster.wait("n2", "unknown")
+    cluster.wait("n2", "starting")
     assert nodes.met("holds_gil_in_status") == ""
 
 

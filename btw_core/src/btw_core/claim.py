@@ -12,7 +12,7 @@ from math import inf
 
 from . import lease
 from .desk import Desk
-from .lease import DamagedRecord, Judgement, PackageRecord, Sighting, View, decode, encode
+from .lease import DamagedRecord, Judgement, PackageRecord, SessionRecord, Sighting, View, decode, encode
 from .ports import StoreAnswered
 from .timing import Timing
 from .types import Incarnation
@@ -194,6 +194,13 @@ class Claim:
         if record is not None and revision is not None and record.released:
             now = self.desk.now()
             self._consider(View(sent=now, received=now, packages={self.lock: (revision, record)}, sessions={}), 0.0)
+
+    def heard(self, key: str, session: SessionRecord) -> None:
+        """The watch saw a session renewed, perhaps the holder's."""
+        waits = (self.wanted or self.tracked) and not self.held
+        if waits and self.record is not None and self.revision is not None:
+            now = self.desk.now()
+            self._sighting = lease.heard(self._sighting, self.revision, self.record, key, session, now)
 
     def _learn(self, revision: int | None, record: PackageRecord | None, *, asked: float | None = None) -> None:
         """`asked`: when this was asked for; None: nobody knows, it came by the watch."""

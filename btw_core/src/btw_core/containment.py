@@ -76,6 +76,10 @@ class Containment(Protocol):
         """Every place of the package on this computer, also of former managers, with its live processes."""
         ...
 
+    def own(self, package: str) -> dict[str, list[int]]:
+        """Those of them that managers in our own cgroup have made."""
+        ...
+
     def find(self, operation: str) -> list[str]:
         """Places of this operation, of whatever package."""
         ...
@@ -106,6 +110,26 @@ def containment(home: str, cgroup: str) -> Containment:
 
 def operation_of(place: str) -> str:
     return place.rpartition("/")[2]
+
+
+def sequence_of(operation: str) -> str:
+    """What the operations of one start or stop of a package have in common."""
+    return operation.rpartition(".")[0]
+
+
+def settle_in(here: Containment) -> None:
+    """Enter a place of one's own, named after the manager so that a fence finds it; remove those of dead managers."""
+    place = here.place(ZYGOTE, f"{os.getppid()}-{os.getpid()}")
+    here.create(place)
+    here.enter(place)
+    for package in (ZYGOTE, OBSERVER):
+        for former, pids in here.members(package).items():
+            manager = operation_of(former).partition("-")[0]
+            ours = package == OBSERVER and manager == str(os.getppid())  # a predecessor's, who died without killing it
+            if ours or not Path("/proc", manager).exists():
+                if package == OBSERVER and pids:
+                    here.kill(former)  # nothing but commands of `status`
+                here.remove(former)
 
 
 # ---- cgroup v2 --------------------------------------------------------------------------------------------------
@@ -179,19 +203,19 @@ class Cgroups:
     def members(self, package: str) -> dict[str, list[int]]:
         """A former manager may have lived in another cgroup (another login session): its operations are found by what
         /proc/PID/cgroup says. That needs no lock of the process, so it does not hang on one in D state."""
-        found = {str(each): _pids(each) for each in _directories(self.root / package)}
+        found = self.own(package)
         mine = re.compile(rf"^0::(.*/btw/{re.escape(self.root.name)}/{re.escape(package)}/[^/\n]+).*", re.MULTILINE)
         for pid in _processes():
-            try:
-                seen = mine.search(Path(f"/proc/{pid}/cgroup").read_text())
-            except OSError:  # it has just ended
-                continue
+            seen = mine.search(_cgroup(pid))
             if seen is None or seen[0].endswith(" (deleted)"):  # a zombie: only they are left of a removed cgroup
                 continue
             place = _directory(seen[1])
             if place is not None:
                 found.setdefault(str(place), _pids(place))
         return found
+
+    def own(self, package: str) -> dict[str, list[int]]:
+        return {str(each): _pids(each) for each in _directories(self.root / package)}
 
     def find(self, operation: str) -> list[str]:
         found = (each for package in _directories(self.root) for each in _directories(package))
@@ -235,7 +259,22 @@ def _pids(directory: Path) -> list[int]:
 
 
 def _processes() -> Iterator[int]:
-    return (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit())
+    return (int(each.name) for each in os.scandir("/proc") if each.name.isdigit())
+
+
+def _cgroup(pid: int) -> str:
+    """/proc/PID/cgroup, "" when it has just ended. Asked of every process before each release: no time for Path."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        # one read returns all of it up to that size, far more than paths of all hierarchies take
+        return os.read(descriptor, 1 << 16).decode(errors="surrogateescape")
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
 
 
 # ---- environment ------------------------------------------------------------------------------------------------
@@ -277,6 +316,8 @@ class Cookies:
             if cookie[0] == package:
                 found.setdefault(self.place(*cookie), []).append(process.pid)
         return found
+
+    own = members
 
     def find(self, operation: str) -> list[str]:
         return list({self.place(*cookie) for _, cookie in _cookies(self.home) if cookie[1] == operation})

@@ -219,7 +219,7 @@ class Controller:
                 self.work.cancel()
                 self._held_up = self._held_up or bool(self.work.alive)
             case ev.CutOff():
-                self.desk.operate(self._operation(Verb.SWEEP, self._soon()), lambda _report: self._survey())
+                self.desk.operate(self._operation(Verb.SWEEP, self.desk.now() + SOON), lambda _report: self._survey())
             case ev.FenceSelf():
                 self.memory.fate = self.desk.now()
             case ev.SwitchOff():
@@ -252,12 +252,13 @@ class Controller:
         waits = now.state is State.STANDBY
         self.claim.wanted = self.memory.ready and ((waits and self.allowed) or regain)
         self.claim.tracked = self.memory.ready and waits
+        self.work.keep_ready(self.memory.ready and (waits or now.state in WATCHED))
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
-        self.memory.acquired()
-        owing = bool(self.claim.debts)
-        self.apply(ev.Acquired(at=self.desk.now(), cause=f"{cause}, term {term}", term=term, owing=owing))
+        handed, owing = self.memory.acquired() and not self.unwanted, bool(self.claim.debts)
+        now, cause = self.desk.now(), f"{cause}, term {term}"
+        self.apply(ev.Acquired(at=now, cause=cause, term=term, owing=owing, handed=handed))
         self.withdraw(self.unwanted, *_ENDS)  # taken only to be given back: a former life of this node had it
 
     def _record_changed(self) -> None:
@@ -307,11 +308,8 @@ class Controller:
 
     # ---- operations
     def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
-        number = f"{self.me.nonce}.{self.desk.number()}.0"
-        return Operation(id=number, package=self.name, verb=verb, term=self.situation.term, deadline=deadline, **more)
-
-    def _soon(self) -> float:
-        return self.desk.now() + SOON
+        more |= {"term": self.situation.term, "deadline": deadline}
+        return Operation(id=self.work.aside(), package=self.name, verb=verb, **more)
 
     def _heal(self) -> None:
         if self.work.busy:
@@ -363,7 +361,7 @@ class Controller:
 
         if not self._asking:
             self._asking = True
-            self.desk.operate(self._operation(Verb.SURVEY, self._soon()), ended)
+            self.desk.operate(self._operation(Verb.SURVEY, self.desk.now() + SOON), ended)
 
     # ---- once a pace
     def _pace(self) -> None:

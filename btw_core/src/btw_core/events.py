@@ -18,10 +18,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Acquired(Event, frozen=True, kw_only=True):
-    """The lock is ours for `term`. `owing`: former holders that are not yet known to be down."""
+    """The lock is ours for `term`. `owing`: former holders that are not yet known to be down. `handed`: its holder has
+    just given it back in order, and nothing of it can be up here by this node's doing."""
 
     term: int
     owing: bool = False
+    handed: bool = False
 
 
 class Settled(Event, frozen=True, kw_only=True):

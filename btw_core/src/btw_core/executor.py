@@ -136,6 +136,9 @@ class RealExecutor:
         elif not running.orphan:  # those are killed anyway
             self._to_zygote(wire.Kill(id=operation))
 
+    def prepare(self, package: str, operation: str) -> None:
+        self._to_zygote(wire.Prepare(package=package, id=operation))
+
     def look(self, look: Look) -> None:
         """Waits while there is no observer."""
         self._looks[look.id] = look

@@ -79,6 +79,7 @@ def _health(*kinds: Health) -> Callable[[Situation, Event], bool]:
 GUARDS: dict[str, Callable[[Situation, Event], bool]] = {
     "": lambda _s, _e: True,
     "owing": lambda _s, e: isinstance(e, ev.Acquired) and e.owing,
+    "handed over": lambda _s, e: isinstance(e, ev.Acquired) and e.handed,
     "up": _health(Health.UP),
     "degraded": _health(Health.DEGRADED),
     "down": _health(*_DOWN),
@@ -184,6 +185,7 @@ def _up(state: State) -> tuple[Row, ...]:
 
 ROWS: tuple[Row, ...] = (
     Row(_S.STANDBY, ev.Acquired, "owing", _S.FENCING, ("fence",), "lock acquired; a former holder did not release it"),
+    Row(_S.STANDBY, ev.Acquired, "handed over", _S.STARTING, ("start",), "lock handed over, down everywhere"),
     Row(_S.STANDBY, ev.Acquired, "", _S.UNKNOWN, ("look",), "lock acquired"),
     Row(_S.STANDBY, ev.LeftBehind, "", _S.FAILING, ("stop",), "left up by a former life of this node"),
     Row(_S.STANDBY, ev.SwitchedOff, "", _S.OFF, (), "switched off on this node"),

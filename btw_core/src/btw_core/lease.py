@@ -129,6 +129,19 @@ def sign_of_life(view: View, holder: Incarnation) -> int | str:
     return "ended" if record.ended else record.seq
 
 
+def heard(
+    sighting: Sighting | None, revision: int, record: PackageRecord, key: str, session: SessionRecord, received: float
+) -> Sighting | None:
+    """The holder's sign of life came by the watch, before a reading showed it: its silence counts from then on. What
+    is judged by other signs goes on as it was."""
+    holder = record.holder
+    if holder is None or record.released or session_key(holder) != key:
+        return sighting
+    if session.ended or session.incarnation.nonce != holder.nonce:
+        return sighting
+    return sight(sighting, (revision, session.seq), received)
+
+
 def gone_by_reboot(former: Incarnation, known: Incarnation) -> bool:
     """`known` lives on the same computer in another boot: `former` and all that it did are gone."""
     return former.machine == known.machine and former.boot != known.boot

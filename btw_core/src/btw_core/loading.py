@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import traceback
 from collections.abc import Sequence
 from functools import partial
 
@@ -65,3 +67,17 @@ def _listen(hook: object, settings: object, event: object) -> None:
     """pluggy lets an implementation leave arguments out."""
     given = {"event": event, "settings": settings}
     hook.function(**{name: given[name] for name in hook.argnames})  # type: ignore[attr-defined]
+
+
+def load(loader: str, arguments: Sequence[str], node: str) -> Inventory:
+    """Never raises: with an empty inventory it can still end what a former zygote left running."""
+    module, _, function = loader.partition(":")
+    try:
+        inventory: Inventory = getattr(importlib.import_module(module), function)(arguments)
+    except ConfigError as error:
+        return Inventory(cluster="", node=node, problems=error.problems)
+    except BaseException as error:  # noqa: BLE001 - imports foreign code; SystemExit is no reason to go either
+        traceback.print_exc()
+        text = f"packages cannot be loaded: {type(error).__name__}: {error}"
+        return Inventory(cluster="", node=node, problems=(Problem(text=text, remedy="see the traceback above"),))
+    return inventory

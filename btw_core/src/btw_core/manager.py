@@ -31,6 +31,9 @@ from .summary import summary
 from .timing import Timing
 from .types import Incarnation, PackageSpec, Reason, State
 
+#: Packages for which a process is kept ready, of some MB each.
+READY = 4
+
 
 class Manager:
     """`creates`: an empty store may be taken as a new cluster of this name. `failure` says why it gave up."""
@@ -58,6 +61,8 @@ class Manager:
         self.placer = daemon and Placer(self.desk, me, daemon, self.timing)
         told = self.placer.told if self.placer else None
         self.controllers = {spec.name: Controller(self.desk, spec, me, told) for spec in packages}
+        for controller in [*self.controllers.values()][:READY]:
+            controller.work.prompt = True
         self._locks = {each.spec.lock: each for each in self.controllers.values()}
         if self.placer:
             self.placer.controllers = self.controllers
@@ -111,6 +116,7 @@ class Manager:
             case ExecutorLost():
                 self.desk.journal.write("executor_lost", cause=f"{report.what}: {report.cause}; starting another")
                 for controller in self.controllers.values():
+                    controller.work.unready()  # perhaps it was the zygote
                     controller.observer_lost()
             case HaltAsked():
                 self._halt(report)
@@ -246,12 +252,17 @@ class Manager:
             self.placer.noticed(report.records)
         for record in report.records:
             name = record.key.removeprefix(lease.PACKAGES)
-            if name == record.key or name not in self._locks:
-                continue
             try:
-                self._locks[name].claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
+                if record.key.startswith(lease.SESSIONS):
+                    session = decode(SessionRecord, record.key, record.value)
+                    for controller in self.controllers.values():
+                        controller.claim.heard(record.key, session)
+                elif name != record.key and name in self._locks:
+                    claim = self._locks[name].claim
+                    claim.noticed(record.revision, decode(PackageRecord, record.key, record.value))
             except DamagedRecord as damage:
-                self.desk.journal.write("record_damaged", package=name, cause=str(damage))
+                if name in self._locks:  # of a session the next reading says so
+                    self.desk.journal.write("record_damaged", package=name, cause=str(damage))
 
     # ---- a new cluster
     def _no_cluster(self, view: View) -> None:

@@ -158,10 +158,16 @@ class Memory:
             self.former = msgspec.structs.replace(former, heirs=(*former.heirs, self.me))
             self.try_save()
 
-    def acquired(self) -> None:
-        """The lock is ours, and so is from now on what a former life may have left up."""
+    def acquired(self) -> bool:
+        """The lock is ours, and so is from now on what a former life may have left up. True: it was handed over, and
+        nothing is up here by our doing, so that it can be started without a look; should that fail all is stopped."""
         self.former, self.claim.predecessors = None, ()
-        self.try_save(durable=False)
+        handed = self.claim.handed_over and not self.may_be_up
+        if handed:
+            self.work.reach = len(self.spec.resources)
+        else:
+            self.try_save(durable=False)  # else the start, which begins at once, saves it
+        return handed
 
     def begun(self) -> None:
         """From here on it may be up by our doing."""

@@ -213,7 +213,7 @@ class Node:
         manager.begin()
         self.manager = manager
         await self._control.start()
-        self._port.start_watch("" if self.daemon else "packages/")
+        self._port.start_watch("")
         names = ", ".join(self.names) or "no packages"
         began = f"managing {names}; lock {self._store.description}; btw {__version__}"
         self._journal.write("began", cause=began, pid=self._me.pid)

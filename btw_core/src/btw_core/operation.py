@@ -12,7 +12,7 @@ import os
 import select
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +27,7 @@ from .explain import processes
 from .hold import Hold
 from .ports import Operation
 from .resource import CannotTell, Context, Failed, Former, Problem, Process, Resource
-from .types import PackageSpec, Status, Verb
+from .types import PackageSpec, Reason, Status, Verb
 from .wire import Result, bounded
 
 #: Bytes that one resource may keep in ctx.state, as JSON.
@@ -80,12 +80,12 @@ def perform(
     operation: Operation,
     inventory: Inventory,
     here: Containment,
-    place: str,
+    spared: Collection[str],
     log: Callable[[str], None],
     pulse: str = "",
 ) -> Result:
-    """Carry it out. `place` is the operation's own, `pulse` the path of the manager's pulse. Never raises, except
-    MemoryError and the like from btw itself."""
+    """Carry it out. `spared` are places that no sweep is about, the operation's own first of all, `pulse` the path of
+    the manager's pulse. Never raises, except MemoryError and the like from btw itself."""
     begun = boottime()
     end = operation.deadline or begun + UNLIMITED
     end -= min(0.3, 0.1 * max(0.0, end - begun))  # what is left over is for saying how it ended
@@ -96,14 +96,14 @@ def perform(
         case Verb.START | Verb.STOP | Verb.HEAL:
             error = _work(operation, inventory, state, end, log, pulse)
         case Verb.SURVEY:
-            survivors = _described(here.members(operation.package), {place})
+            survivors = _described(here.members(operation.package), spared)
         case Verb.SWEEP:
-            survivors = _sweep(lambda: members(here, operation), {place}, here, end, log)
+            survivors = _sweep(lambda: members(here.members, operation), spared, here, end, log)
             error = _survived(survivors)
         case Verb.FENCE if operation.resource:
             error = _work(operation, inventory, state, end, log, pulse)
         case Verb.FENCE:
-            error, survivors = _fence(operation, place, end, log)
+            error, survivors = _fence(operation, spared, end, log)
     kept_state: dict[str, Any] | None = state if state != operation.state else None
     try:
         size = len(msgspec.json.encode(kept_state))
@@ -113,6 +113,29 @@ def perform(
         if size > STATE:
             error, kept_state = error or f"ctx.state has {size} bytes as JSON, at most {STATE} are kept", None
     return Result(id=operation.id, error=error, state=kept_state, survivors=survivors)
+
+
+def prepare(package: str, inventory: Inventory) -> None:
+    """What resources of the package open in advance, in a process that waits to be told which operation it is."""
+    stock = inventory.packages.get(package)
+    for name, resource in stock.resources.items() if stock else ():
+        if hasattr(resource, "prepare"):
+            ctx = RealContext(
+                cluster=inventory.cluster,
+                node=inventory.node,
+                package=package,
+                resource=name,
+                term=0,
+                verb=None,
+                reason=Reason.NONE,
+                state={},
+                deadline=None,
+                operation="",
+                log=lambda _text: None,
+            )
+            # foreign code: what is wrong will be said when it is started; SystemExit is no reason to go either
+            with contextlib.suppress(BaseException):
+                cast(Any, resource).prepare(ctx)
 
 
 # ---- start, stop, heal, fence by a resource ------------------------------------------------------------------------
@@ -212,16 +235,16 @@ class _Printed(io.TextIOBase):
 
 
 # ---- sweep, survey, fence ---------------------------------------------------------------------------------------
-def members(here: Containment, operation: Operation) -> dict[str, list[int]]:
+def members(look: Callable[[str], dict[str, list[int]]], operation: Operation) -> dict[str, list[int]]:
     """Whom a sweep is about: of the whole package, or only of some operations."""
-    found = here.members(operation.package)
+    found = look(operation.package)
     if not operation.only:
         return found
     begun = tuple(f"{prefix}." for prefix in operation.only)
     return {place: pids for place, pids in found.items() if f"{operation_of(place)}.".startswith(begun)}
 
 
-def _described(members: Mapping[str, Iterable[int]], spared: Iterable[str]) -> tuple[str, ...]:
+def _described(members: Mapping[str, Iterable[int]], spared: Collection[str]) -> tuple[str, ...]:
     return processes(pid for place, pids in members.items() if place not in spared for pid in pids)
 
 
@@ -231,7 +254,7 @@ def _survived(survivors: tuple[str, ...]) -> str:
 
 def _sweep(
     members: Callable[[], dict[str, list[int]]],
-    spared: set[str],
+    spared: Collection[str],
     here: Containment,
     end: float,
     log: Callable[[str], None],
@@ -258,7 +281,9 @@ def _sweep(
         pause = min(0.2, 2 * pause)
 
 
-def _fence(operation: Operation, place: str, end: float, log: Callable[[str], None]) -> tuple[str, tuple[str, ...]]:
+def _fence(
+    operation: Operation, spared: Collection[str], end: float, log: Callable[[str], None]
+) -> tuple[str, tuple[str, ...]]:
     """Make sure that another incarnation's manager, its helpers and the package's operations are gone."""
     target = operation.target
     if target is None:
@@ -284,7 +309,7 @@ def _fence(operation: Operation, place: str, end: float, log: Callable[[str], No
         own = {each: pids for each, pids in helpers.items() if operation_of(each).startswith(prefix)}
         return own if any(own.values()) else {**own, **there.members(operation.package)}
 
-    survivors = _sweep(members, {place}, there, end, log)
+    survivors = _sweep(members, spared, there, end, log)
     return _survived(survivors), survivors
 
 

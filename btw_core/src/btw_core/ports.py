@@ -41,6 +41,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any] = {}  # of this resource
     holders: dict[str, tuple[str, ...]] = {}  # with a resource: see Context.holders
     handed_over: bool = False  # start: see Context.handed_over
+    last: bool = False  # stop: nothing but the sweep comes after it
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
@@ -149,6 +150,11 @@ class Executor(Protocol):
 
     def kill(self, operation: str) -> None:
         """SIGKILL to the operation's processes, descendants included; may be repeated."""
+        ...
+
+    def prepare(self, package: str, operation: str) -> None:
+        """Have a process ready for the operation of this id, the package's next one; "" = none any more. It does
+        nothing before it is ordered, and whatever becomes of it: an operation that finds none is begun without."""
         ...
 
     def look(self, look: Look) -> None: ...

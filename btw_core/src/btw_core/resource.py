@@ -179,7 +179,9 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """What no other package on this node may use as well, e.g. ("path", "/srv/www"); empty: nothing."""
         return ()
 
-    # optional:  heal(ctx) -> None    put back what vanished while running; raises Failed = the package has failed
+    # optional:  prepare(ctx) -> None    open what takes time and start, stop or heal will need, in the process that is
+    #                                      kept ready for one of them; changes nothing, must not block
+    #            heal(ctx) -> None    put back what vanished while running; raises Failed = the package has failed
     #            fence(ctx, former: Former) -> None   make sure that no effect on this resource is possible any more of
     #                                      `former`, nor of any other holder of a term below ctx.term, whatever state
     #                                      that node is in; under the lock, before anything is started; ctx.state is

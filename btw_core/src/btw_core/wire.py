@@ -41,6 +41,13 @@ class Operate(Message, frozen=True, kw_only=True):
     operation: Operation
 
 
+class Prepare(Message, frozen=True, kw_only=True):
+    """Fork what will be the operation of this id, and let it wait for that; "" = nothing more. One for each package."""
+
+    package: str
+    id: str
+
+
 class Kill(Message, frozen=True, kw_only=True):
     """End a running operation with everything it started. Unknown ids are ignored: it has ended in the meantime."""
 
@@ -141,7 +148,7 @@ class Pong(Message, frozen=True, kw_only=True):
     pass
 
 
-ToZygote = Operate | Kill | Reap | Observe | EndObserver | Ping
+ToZygote = Operate | Prepare | Kill | Reap | Observe | EndObserver | Ping
 ToObserver = Ask | Watch | Unwatch | Happened | Ping
 ToManager = Loaded | Result | Exited | ObserverEnded | Stuck | Answer | Line | Pong
 

@@ -78,6 +78,8 @@ class Work:
         self._sweeping = False
         self._tries = 0
         self._stops = 0  # since one was verified
+        self.prompt = False  # a process is kept ready while nothing is to be done
+        self._ready = ""  # the operation that a process is kept ready for; it has done nothing yet
 
     @property
     def busy(self) -> bool:
@@ -88,6 +90,31 @@ class Work:
         """Seconds before a stop is tried again by itself: none at first, then ever more; what hangs each time would
         only be killed each time."""
         return min(2 ** (self._stops - 2), LONGEST_PATIENCE) * self.spec.timing.pace if self._stops > 1 else 0.0
+
+    # ---- a process kept ready, so that the next operation need not be forked when somebody waits for it
+    def keep_ready(self, wanted: bool) -> None:
+        """The package may have to act at any moment; or not, then nothing is kept."""
+        if self.busy or not self.prompt:
+            return
+        if wanted and not self._ready:
+            self._prepare(f"{self.me.nonce}.{self.desk.number()}")
+        elif not wanted:
+            self.unready()
+
+    def aside(self) -> str:
+        """The id of an operation outside of any order, which is to find nobody who was kept ready."""
+        self.unready()
+        return f"{self.me.nonce}.{self.desk.number()}.0"
+
+    def unready(self) -> None:
+        """What comes is no work of a resource, or the zygote is another one."""
+        if self._ready:
+            self._ready = ""
+            self.desk.ports.executor.prepare(self.spec.name, "")
+
+    def _prepare(self, sequence: str) -> None:
+        self._ready = f"{sequence}.{self.desk.number()}"
+        self.desk.ports.executor.prepare(self.spec.name, self._ready)
 
     def begin(self, order: Order) -> None:
         """Cancel what runs and carry out `order`."""
@@ -100,7 +127,8 @@ class Work:
         self._stops += backwards
         self._todo = list(reversed(order.resources)) if backwards else list(order.resources)
         self.began = self.desk.now()
-        self.pending = (f"{self.me.nonce}.{self.desk.number()}", *self._unended())
+        sequence = self._ready.rpartition(".")[0] or f"{self.me.nonce}.{self.desk.number()}"
+        self.pending = (sequence, *self._unended())
         try:
             self._remember()
         except OSError as error:
@@ -188,8 +216,10 @@ class Work:
             if verb is Verb.START:
                 self.reach = max(self.reach, self.spec.resources.index(resource) + 1)
         name = resource.name if resource else ""
+        if not name:
+            self.unready()
         operation = Operation(
-            id=f"{self.pending[0]}.{self.desk.number()}",
+            id=self._ready or f"{self.pending[0]}.{self.desk.number()}",
             package=self.spec.name,
             verb=verb,
             resource=name,
@@ -200,13 +230,16 @@ class Work:
             state=self.state.get(name, {}),
             holders=self._holders() if name else {},
             handed_over=verb is Verb.START and self._handed_over(),
+            last=verb is Verb.STOP and not self._todo,
         )
         self.alive[operation.id] = operation
         self._current = operation.id
         self._since = self.desk.now()
-        self.at, self.said = name, ""
+        self.at, self.said, self._ready = name, "", ""
         self.desk.at(deadline, ("operation", self.spec.name), self._overdue)
         self.desk.operate(operation, self._ended)
+        if self._todo:
+            self._prepare(self.pending[0])
 
     def _overdue(self) -> None:
         """The operation had its time: kill it. What comes next does not wait for more than KILL_GRACE."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import os
 import select
 import signal
@@ -30,12 +29,13 @@ import msgspec
 from . import wire
 from .clock import boottime
 from .command import child_setup, ending
-from .containment import OBSERVER, ZYGOTE, Containment, containment, operation_of
+from .containment import OBSERVER, ZYGOTE, Containment, containment, sequence_of, settle_in
+from .loading import load
 from .observer import Observer
-from .operation import Inventory, members, perform
+from .operation import Inventory, members, perform, prepare
 from .ports import Operation
 from .pulse import PULSE
-from .resource import ConfigError, Problem
+from .resource import Problem
 from .steady import ordinary
 from .types import Verb
 
@@ -45,10 +45,13 @@ _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class _Child:
-    """An operation, or an observer (`observer` > 0), until nothing of it is left. `pid` 0: its process is reaped."""
+    """An operation, or an observer (`observer` > 0), until nothing of it is left. `pid` 0: its process is reaped.
+    `order`: it is kept ready, and waits there to be told which operation it is."""
 
-    def __init__(self, id: str, place: str, pid: int, observer: int = 0) -> None:
-        self.id, self.place, self.pid, self.observer = id, place, pid, observer
+    def __init__(
+        self, id: str, place: str, pid: int, observer: int = 0, order: socket.socket | None = None
+    ) -> None:
+        self.id, self.place, self.pid, self.observer, self.order = id, place, pid, observer, order
         self.cause = ""
         self.ordered = False  # to be killed
         self.check, self.pause = 0.0, 0.002  # when to look again whether its place is empty
@@ -61,6 +64,8 @@ class Zygote:
         self._channel, self._inventory, self._here, self._pulse = channel, inventory, here, pulse
         self._manager = os.getppid()
         self._children: list[_Child] = []
+        self._ready: dict[str, _Child] = {}  # of each package, what waits for its next operation
+        self._alone: dict[str, str] = {}  # of each package, the stop before whose end nobody was found in other cgroups
         self._outbox: deque[wire.Packet] = deque()
         self._wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler is needed for the wake-up descriptor
@@ -99,9 +104,13 @@ class Zygote:
         match order:
             case wire.Operate(operation=operation):
                 self._operate(operation)
+            case wire.Prepare(package=package, id=id):
+                self._discard(package)
+                if id:
+                    self._prepare(package, id)
             case wire.Kill(id=id):
                 for child in self._children:
-                    if child.id == id and not child.observer:
+                    if child.id == id and not (child.observer or child.order):
                         child.ordered = True
                         self._kill(child)
             case wire.Reap(id=id):
@@ -117,41 +126,106 @@ class Zygote:
 
     # ---- forking
     def _operate(self, operation: Operation) -> None:
+        if operation.last and self._here.prompt:
+            self._look_elsewhere(operation)
+        ready = self._ready.pop(operation.package, None)
+        if ready is not None and ready.id == operation.id:
+            order, ready.order = ready.order, None
+            assert order is not None
+            with contextlib.suppress(OSError), order:  # it has just ended: to be seen like the end of any operation
+                wire.send(order, wire.Operate(operation=operation), 1.0)
+            return
+        if ready is not None:
+            self._end_ready(ready)
         if operation.verb is Verb.SWEEP and self._clean(operation):
             self._tell(wire.Result(id=operation.id))
             self._tell(wire.Exited(id=operation.id))
             return
+        if any(child.id == operation.id for child in self._children):
+            self._tell(wire.Exited(id=operation.id, cause="what was kept ready for it has just ended"))
+            return
         place = self._here.place(operation.package, operation.id)
-
-        def job() -> int:
-            title(f"btw-{operation.verb}")
-
-            def log(text: str) -> None:
-                line = wire.Line(package=operation.package, resource=operation.resource, text=wire.bounded(text))
-                wire.send(self._channel, line, 1.0)
-
-            try:
-                result = perform(operation, self._inventory, self._here, place, log, self._pulse)
-            except OSError as error:  # /proc or the cgroup file system refuses: nothing is known, so it failed
-                result = wire.Result(id=operation.id, error=f"{operation.verb}: {error}")
-            return 0 if wire.send(self._channel, result, 60.0) else 74
-
         try:
-            pid = self._fork(place, job, self._channel.fileno())
+            pid = self._fork(place, lambda: self._carry_out(operation, place), self._channel.fileno())
         except OSError as error:
             self._here.remove(place)
             self._tell(wire.Exited(id=operation.id, cause=f"cannot begin: {error}"))
         else:
             self._children.append(_Child(operation.id, place, pid))
 
+    def _carry_out(self, operation: Operation, place: str) -> int:
+        """In the child. Returns its exit code."""
+        title(f"btw-{operation.verb}")
+
+        def log(text: str) -> None:
+            line = wire.Line(package=operation.package, resource=operation.resource, text=wire.bounded(text))
+            wire.send(self._channel, line, 1.0)
+
+        spared = {place, *(child.place for child in self._children if child.order)}
+        try:
+            result = perform(operation, self._inventory, self._here, spared, log, self._pulse)
+        except OSError as error:  # /proc or the cgroup file system refuses: nothing is known, so it failed
+            result = wire.Result(id=operation.id, error=f"{operation.verb}: {error}")
+        return 0 if wire.send(self._channel, result, 60.0) else 74
+
+    # ---- kept ready: neither the fork nor entering a cgroup, which waits for the whole kernel, is in the way then
+    def _prepare(self, package: str, id: str) -> None:
+        """Where that fails, the operation is forked when it is ordered."""
+        place = self._here.place(package, id)
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def job() -> int:
+            title("btw-ready")
+            prepare(package, self._inventory)
+            select.select([there], [], [])
+            try:
+                order, _ = wire.receive(there, wire.TO_ZYGOTE)
+            except wire.Closed:
+                return 0
+            assert isinstance(order, wire.Operate)
+            return self._carry_out(order.operation, place)
+
+        with there:
+            try:
+                pid = self._fork(place, job, self._channel.fileno(), there.fileno())
+            except OSError:
+                here.close()
+                self._here.remove(place)
+            else:
+                self._ready[package] = _Child(id, place, pid, order=here)
+                self._children.append(self._ready[package])
+
+    def _discard(self, package: str) -> None:
+        ready = self._ready.pop(package, None)
+        if ready is not None:
+            self._end_ready(ready)
+
+    def _end_ready(self, ready: _Child) -> None:
+        """It has done nothing, and is not spoken of."""
+        ready.ordered = True
+        self._kill(ready)
+
+    def _look_elsewhere(self, operation: Operation) -> None:
+        """Before the last stop, while clients are still served: whom former managers in other cgroups have left, which
+        means reading of every process of this computer. Where nobody is there nobody comes: only they have children
+        there."""
+        with contextlib.suppress(OSError):
+            own, found = self._here.own(operation.package), self._here.members(operation.package)
+            if not any(pids for place, pids in found.items() if place not in own):
+                self._alone[operation.package] = sequence_of(operation.id)
+
     def _clean(self, operation: Operation) -> bool:
         """A sweep that finds nobody, as nearly all do, needs no process of its own, whose fork takes longer than it."""
         if not self._here.prompt:
             return False
+        alone = sequence_of(operation.id) == self._alone.get(operation.package)
         try:
-            found = members(self._here, operation)
+            found = members(self._here.own if alone else self._here.members, operation)
         except OSError:
             return False
+        for child in self._children:
+            if child.order:
+                found.pop(child.place, None)  # it has done nothing, and is ending
         if any(found.values()):
             return False
         for place in found:
@@ -174,7 +248,7 @@ class Zygote:
             self._children.append(_Child(f"observer {number}", place, pid, number))
         os.close(descriptor)
 
-    def _fork(self, place: str, job: Callable[[], int], keep: int) -> int:
+    def _fork(self, place: str, job: Callable[[], int], *keep: int) -> int:
         """Returns in the parent only. Raises OSError."""
         self._here.create(place)
         parent = os.getpid()
@@ -190,7 +264,7 @@ class Zygote:
                 os._exit(code)
         return pid
 
-    def _become(self, parent: int, place: str, keep: int) -> None:
+    def _become(self, parent: int, place: str, keep: Sequence[int]) -> None:
         """In the child: a session and a place of its own, nothing inherited that is not needed."""
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -199,7 +273,7 @@ class Zygote:
             del os.environ[name]
         self._here.enter(place)
         for descriptor in [int(each.name) for each in Path("/proc/self/fd").iterdir()]:
-            if descriptor > 2 and descriptor != keep:
+            if descriptor > 2 and descriptor not in keep:
                 with contextlib.suppress(OSError):  # the one that the listing itself used
                     os.close(descriptor)
 
@@ -237,7 +311,9 @@ class Zygote:
             if unkilled or self._here.empty(child.place):
                 self._here.remove(child.place)
                 self._children.remove(child)
-                if not child.observer and all(other.id != child.id for other in self._children):
+                if child.order:
+                    child.order.close()
+                elif not child.observer and all(other.id != child.id for other in self._children):
                     self._tell(wire.Exited(id=child.id, cause=child.cause, killed=child.ordered))
             else:
                 self._strike(child.place)
@@ -245,6 +321,7 @@ class Zygote:
 
     def _lost(self, child: _Child, cause: str) -> None:
         child.pid, child.cause = 0, cause
+        self._ready = {package: ready for package, ready in self._ready.items() if ready is not child}
         if cause or child.ordered:  # what it has started must not go on without it
             self._strike(child.place)
         if child.observer:
@@ -292,20 +369,6 @@ def title(text: str) -> None:
     Path("/proc/self/comm").write_text(text[:15])
 
 
-def load(loader: str, arguments: Sequence[str], node: str) -> Inventory:
-    """Never raises: with an empty inventory it can still end what a former zygote left running."""
-    module, _, function = loader.partition(":")
-    try:
-        inventory: Inventory = getattr(importlib.import_module(module), function)(arguments)
-    except ConfigError as error:
-        return Inventory(cluster="", node=node, problems=error.problems)
-    except BaseException as error:  # noqa: BLE001 - imports foreign code; SystemExit is no reason to go either
-        traceback.print_exc()
-        text = f"packages cannot be loaded: {type(error).__name__}: {error}"
-        return Inventory(cluster="", node=node, problems=(Problem(text=text, remedy="see the traceback above"),))
-    return inventory
-
-
 def main() -> NoReturn:
     channel, home, cgroup, loader, *arguments = sys.argv[1:]
     title("btw-zygote")
@@ -314,7 +377,7 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)  # the manager decides when this ends
     ordinary()  # what a service manager gives btw is not for what runs in packages
     here = containment(home, cgroup)
-    _settle_in(here)
+    settle_in(here)
     inventory = load(loader, arguments, home)
     if threading.active_count() > 1:
         names = ", ".join(sorted({type(thread).__module__ for thread in threading.enumerate()}))
@@ -326,21 +389,6 @@ def main() -> NoReturn:
     gc.freeze()  # so that collections in the children do not copy every page
     Zygote(socket.socket(fileno=int(channel)), inventory, here, os.environ.get(PULSE, "")).run()
     os._exit(0)
-
-
-def _settle_in(here: Containment) -> None:
-    """Enter a place of one's own, named after the manager so that a fence finds it; remove those of dead managers."""
-    place = here.place(ZYGOTE, f"{os.getppid()}-{os.getpid()}")
-    here.create(place)
-    here.enter(place)
-    for package in (ZYGOTE, OBSERVER):
-        for former, pids in here.members(package).items():
-            manager = operation_of(former).partition("-")[0]
-            ours = package == OBSERVER and manager == str(os.getppid())  # a predecessor's, who died without killing it
-            if ours or not Path("/proc", manager).exists():
-                if package == OBSERVER and pids:
-                    here.kill(former)  # nothing but commands of `status`
-                here.remove(former)
 
 
 if __name__ == "__main__":

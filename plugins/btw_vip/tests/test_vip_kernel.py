@@ -312,6 +312,25 @@ def test_state_of_another_boot(net: Lan) -> None:
             innocent.kill()
 
 
+def both_ways(name: str) -> tuple[object, object]:
+    """One link by its name, and the same in the list of all."""
+    kernel = Kernel()
+    return kernel.named(name), {index: link for index, link in kernel.links().items() if link.name == name}
+
+
+def test_one_link_is_as_in_the_list(net: Lan) -> None:
+    """By the name that the kernel shows, whatever state it is in; no other name that the kernel would understand."""
+    node = net["a"]
+    node.ip("link", "property", "add", "dev", "eth0", "altname", "another")
+    for change in ("up", "down"):
+        node.ip("link", "set", "eth0", change)
+        for name in ("eth0", "lo"):
+            one, listed = node.call(both_ways, name)
+            assert one == listed and one
+    for name in ("another", "eth0:btw", "eth9", "eth0" + 20 * "0"):
+        assert node.call(both_ways, name) == ({}, {})
+
+
 def test_no_ethernet(net: Lan) -> None:
     """Where there is no way to ask or tell others, nothing is started."""
     net["a"].ip("tuntap", "add", "tun0", "mode", "tun")

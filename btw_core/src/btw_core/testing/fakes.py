@@ -90,9 +90,12 @@ class ScriptedExecutor:
         self.killed: list[str] = []
         self.looks: list[Look] = []
         self.watched: set[str] = set()
+        self.ready: dict[str, str] = {}  # package -> the operation that a process is kept for
 
     def operate(self, operation: Operation) -> None:
         self.operations.append(operation)
+        if self.ready.get(operation.package) == operation.id:
+            self.ready[operation.package] = ""
 
     def end(self, operation: Operation, *, ok: bool = True, **said: Any) -> None:
         """The operation is gone."""
@@ -100,6 +103,9 @@ class ScriptedExecutor:
 
     def kill(self, operation: str) -> None:
         self.killed.append(operation)
+
+    def prepare(self, package: str, operation: str) -> None:
+        self.ready[package] = operation
 
     def look(self, look: Look) -> None:
         self.looks.append(look)

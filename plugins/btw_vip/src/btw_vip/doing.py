@@ -9,7 +9,7 @@ import secrets
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from btw_core.containment import kill_process
 from btw_core.resource import Process
 
 from . import connections, herald
-from .choice import choose
+from .choice import Choice, choose
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
 from .monitor import Monitor
 from .packets import ethertype, shown
@@ -114,8 +114,7 @@ def _refusals(vip: Vip) -> Iterator[None]:
 
 
 def _link(vip: Vip, kernel: Kernel) -> Link:
-    routes = [] if vip.interface else kernel.routes(vip.address.ip.version)
-    choice = choose(kernel.links(), routes, vip.address, vip.interface, vip.network)
+    choice = _choice(vip, kernel, kernel.named(vip.interface) if vip.interface else {})
     if choice.link is None:
         raise Failed(f"{vip.address}: {choice.why}; see `btw check`")
     if choice.link.loopback or not choice.link.ethernet:
@@ -129,12 +128,16 @@ def _link(vip: Vip, kernel: Kernel) -> Link:
 
 def _place(vip: Vip, ctx: Context, kernel: Kernel) -> Link | None:
     """Where it was put; when that is not known, where the parameters say."""
-    links = kernel.links()
     name = ctx.state.get("interface")
     if name:
-        return next((each for each in links.values() if each.name == name), None)
+        return next(iter(kernel.named(name).values()), None)
+    return _choice(vip, kernel, {}).link
+
+
+def _choice(vip: Vip, kernel: Kernel, named: Mapping[int, Link]) -> Choice:
+    """`named`: the interface of the parameters, where it was found: no need to look at the others."""
     routes = [] if vip.interface else kernel.routes(vip.address.ip.version)
-    return choose(links, routes, vip.address, vip.interface, vip.network).link
+    return choose(named or kernel.links(), routes, vip.address, vip.interface, vip.network)
 
 
 def _tidy(vip: Vip, kernel: Kernel, link: Link) -> Found | None:

@@ -24,10 +24,12 @@ def status(vip: Vip, ctx: Context) -> Status:
         monitor = ctx.shared(Monitor)
         asked = monitor.begin(key)
         watched = monitor.watched(key)
-        found = monitor.find(vip.address.ip) or monitor.kernel.find(vip.address.ip)
+        found = monitor.find(vip.address.ip)
+        if not found and not watched:
+            return Status.DOWN
         link, why = _place(vip, ctx, monitor)
         if not found:
-            return _gone(vip, ctx, link, why) if watched else Status.DOWN
+            return _gone(vip, ctx, link, why)
         there = next((each for each in found if link is not None and each.is_(vip.address, link)), None)
         trouble = _trouble(vip, monitor, link, there, found[0])
         if trouble:

@@ -79,9 +79,10 @@ class Monitor:
         self.reads = 0  # dumps of everything so far
 
     def find(self, ip: IP) -> list[Found]:
-        """Where this node has it. Raises OSError."""
+        """Where this node has it; nowhere only if the kernel has said so just now. Raises OSError."""
         with self._lock:
-            return self._table.find(ip) if self._table else self.kernel.find(ip)
+            found = self._table.find(ip) if self._table else []
+        return found or self.kernel.find(ip)
 
     def links(self) -> dict[int, Link]:
         """Every link, by index; not to be changed. Raises OSError."""
@@ -244,9 +245,11 @@ class Monitor:
             except OSError:  # it went down or away: that is an event of its own
                 self._wires.pop((link, type)).close()
                 return
-            own = {each.mac for each in self._table.links.values()} if self._table else set()
+            if self._table is None:
+                return
+            own = {each.mac for each in self._table.links.values()}
             for claim in claims:
-                if claim.mac not in own and any(each.ifindex == link.ifindex for each in self.find(claim.ip)):
+                if claim.mac not in own and any(each.ifindex == link.ifindex for each in self._table.find(claim.ip)):
                     self._claims[claim.ip] = claim
                     self._tell(key for key, watch in self._watches.items() if watch.ip == claim.ip)
 

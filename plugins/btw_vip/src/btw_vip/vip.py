@@ -81,6 +81,12 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
 
         start(self, ctx)
 
+    def prepare(self, ctx: Context) -> None:
+        """Ask the kernel something: the way there is open then."""
+        from .monitor import Monitor
+
+        ctx.shared(Monitor).kernel.find(self.address.ip)
+
     def heal(self, ctx: Context) -> None:
         """Put back what somebody deleted. Raises Failed when that happens too often, or without carrier."""
         from .doing import heal

@@ -80,6 +80,9 @@ class SimExecutor:
             self.node.kill(run)
         self._life.passed_port()
 
+    def prepare(self, package: str, operation: str) -> None:
+        self._life.passed_port()
+
     def look(self, look: Look) -> None:
         trouble = self.node.observer
         if trouble != "silent":

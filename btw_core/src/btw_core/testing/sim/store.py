@@ -138,7 +138,7 @@ class SimStorePort:
 
     def _changed(self, record: Record) -> None:
         line, random = self._life.node.line, self._random
-        if line.watch_silent or line.cut or not record.key.startswith("packages/"):
+        if line.watch_silent or line.cut:
             return
         report = StoreChanged(records=(record,))
         self._life.world.scheduler.after(0.001 + 0.02 * random.random(), lambda: self._life.deliver(report))
