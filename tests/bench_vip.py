@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench import BTW, all_running, family, memory, used
-from netns.cluster import Cluster, Node
+from netns.cluster import PACKAGE, Cluster, Node
 from netns.lab import ETHERNET, Host, Lab, send, until
 from netns.vips import V4, Sight
 
@@ -66,6 +66,12 @@ class Btw:
 
     def run(self) -> None:
         self._cluster.heal()
+        until(lambda: all(self._stands_by(node) for node in self._cluster.nodes), "all nodes take part")
+
+    def _stands_by(self, node: Node) -> bool:
+        """It has a session in this boot: a node that was rebooted first waits whether its former life is over, and
+        does not count yet how long anybody is silent."""
+        return node.host.boot in str(self._cluster.etcd.value(f"btw/sessions/{node.name}/{PACKAGE}"))
 
 
 class Keepalived:
@@ -163,15 +169,19 @@ def faults(rival: Rival, sight: Sight) -> dict[str, Callable[[Host, Host], None]
     }
 
 
+def holders(rival: Rival) -> list[Host]:
+    """Who has the address at this moment; keepalived may still be settling who."""
+    return [host for host in rival.hosts if f" {V4}/" in host.run("ip", "address").stdout]
+
+
 def measure(rival: Rival, sight: Sight, rounds: int) -> None:
     for name, fault in faults(rival, sight).items():
         outages, twos = [], []
         for _ in range(rounds):
             rival.run()
             time.sleep(CALM)
-            until(lambda: len(sight.answering(V4)) == 1, "one has the address")
-            holder = next(iter(sight.answering(V4)))
-            node = next(host for host in rival.hosts if host.name == holder)
+            until(lambda: len(holders(rival)) == 1 and {holders(rival)[0].name} == sight.answering(V4), "one has it")
+            (node,) = holders(rival)
             other = next(host for host in rival.hosts if host is not node)
             begun = boottime()
             fault(node, other)
