@@ -69,7 +69,7 @@ class Paper:
                     each[2](str(error))
                 continue
             done.append(each)
-        self._edits = done
+        self._edits = list(done)  # what comes while the answer is under way is not done
         if wanted == record or wanted is None:
             self._settle(done)
             return

@@ -179,6 +179,8 @@ class Council(Storm):
         if any(node.running for node in world.nodes.values()):
             return "operations run"
         for placer in self._placers():
+            if any(node.quiet or node.lost for node in placer.view.nodes.values()):
+                return f"{placer.me.node} does not hear of a node"
             doing = [d for d in placer.mine.values() if d.what is What.HALT or (d.what is What.TAKE and not d.delay)]
             if doing:
                 return f"{doing[0]}"
