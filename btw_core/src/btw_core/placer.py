@@ -117,6 +117,8 @@ class Placer:
         said = words.split()
         if not set(said[:1] + said[2:3]) & set(ASKABLE) or len(said) < 2:
             raise ValueError(f'"{words}" is nothing that can be asked for')
+        if self.leases is None:
+            raise ValueError("the lock store has not been read yet, so nothing can be decided: see btw status")
         when = self.when()
         after = befall(self.view, words, by=by, when=when, why=why)
         if said[0] == "node":
@@ -147,7 +149,8 @@ class Placer:
             raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
 
         def edit(record: SwitchRecord) -> SwitchRecord:
-            enabled = tuple(sorted({*record.enabled, *record.off}))
+            off = self.view.packages[name].off if name in self.view.packages else {}  # by memory of critical, too
+            enabled = tuple(sorted({*record.enabled, *record.off, *off}))
             return SwitchRecord(maintenance=record.maintenance, enabled=enabled)
 
         self._edit_switches(name, edit, then)
