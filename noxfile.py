@@ -151,6 +151,7 @@ def nightly(session: nox.Session) -> None:
     strikes[1] = "50"
     session.run("pytest", "tests/vm/test_vm_scsi_pr.py", "tests/vm/test_vm_scsi_loop.py", *strikes)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "100000", "--jobs", "2"]))
+    session.run("python", "-m", "btw_core.testing.sim", "--daemons", "--seeds", "500", "--jobs", "2")
     # last, for its control does not show a loss yet: both machines have to mount before either writes
     session.run("pytest", "tests/vm/test_vm_data.py", "--data", "100", "--timeout", "0")
 

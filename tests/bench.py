@@ -5,8 +5,8 @@ Running: processor time and memory of one `btw run` with 1, 30 and 150 packages 
 shell per package that makes the same six checks and sleeps for the pace, as back-to-work did.
 On etcd: 150 packages with the lock on three members against the embedded lock, and how long the lock's requests take
 against a bare write. Needs root and etcd; left out, with a word about it, where they are missing.
-Placement: 300 packages on 32 nodes (bench_cluster.py).
-Exit code 1 when one of the four aims is missed. docs/benchmarks.md has figures and says what they mean.
+A cluster: placement of 300 packages on 32 nodes, `btw status` of 300 on 16 (bench_cluster.py); 150 under a daemon.
+Exit code 1 when an aim is missed. docs/benchmarks.md has figures and says what they mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench_cluster import placing
+from bench_cluster import placing, wide
 from bench_etcd import etcd_lab, table
 
 from btw_core.store_guard import Guard, default_runtime
@@ -39,6 +39,8 @@ RESOURCES = 6
 #: The aims: times `import asyncio`, MB of proportional memory, modules that `btw --help` must not import.
 HELP_AIM, MEMORY_AIM = 3.2, 70.0
 NOT_FOR_HELP = ("stevedore", "msgspec", "sqlite3")
+#: Of 150 packages under a daemon at pace 4 s: share of a core, MB.
+SHARE_AIM, DAEMON_MEMORY_AIM = 0.05, 150.0
 #: Seconds until all packages must run, and until a halted `btw run` must have ended.
 STARTING, ENDING = 120.0, 60.0
 MB = 1e6
@@ -149,9 +151,10 @@ def running(
     resources: int = RESOURCES,
     lock: str = "",
     where: Callable[..., list[str]] = as_it_is,
+    daemon: bool = False,
 ) -> Iterator[Run]:
-    """`btw run` of that many packages, in steady state. `where` makes a command line run on another host. Raises
-    RuntimeError with what it said."""
+    """`btw run`, or a `btw daemon`, of that many packages, in steady state. `where` makes a command line run on another
+    host. Raises RuntimeError with what it said."""
     names = [f"p{number:03}" for number in range(packages)]
     for name in ("packages", "flags"):
         (directory / name).mkdir()
@@ -168,7 +171,7 @@ def running(
     begin = time.monotonic()
     with output.open("wb") as file:
         process = subprocess.Popen(
-            where(BTW, "run", *names, *options),
+            where(BTW, *(["daemon"] if daemon else ["run", *names]), *options),
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=ENVIRONMENT,
         )
     try:
@@ -323,6 +326,23 @@ def steady(packages: int, pace: float, seconds: float) -> str:
         return row(packages, pace, cost_of_btw(run, packages, pace, seconds), theirs, run.seconds)
 
 
+def many_with_rules(packages: int, pace: float, seconds: float) -> bool:
+    """A daemon beside a `btw run` of the same packages."""
+    costs = []
+    for daemon in (False, True):
+        with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(
+            Path(place), packages, pace, daemon=daemon
+        ) as run:
+            costs.append(cost_of_btw(run, packages, pace, seconds))
+    met = costs[1].share <= SHARE_AIM and costs[1].memory <= DAEMON_MEMORY_AIM * MB
+    print(f"\n{packages} packages of {RESOURCES} flags at pace {pace:g} s")
+    for words, cost in zip(("btw run", "btw daemon"), costs, strict=True):
+        print(f"  {words:12} {cost.share * 100:5.2f} % of a core   {cost.memory / MB:6.1f} MB PSS")
+    aims = f"{SHARE_AIM:.0%} of a core, {DAEMON_MEMORY_AIM:g} MB"
+    print(f"  (aim for the daemon: {aims}: {verdict(met)})", flush=True)
+    return met
+
+
 # ---- the lock on etcd -----------------------------------------------------------------------------------------------
 def on_etcd(packages: int, pace: float, seconds: float, requests: int) -> None:
     with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(Path(place), packages, pace) as run:
@@ -372,7 +392,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="btw-bench-") as place, running(Path(place), 1, 4.0, 1) as run:
         time.sleep(2.0)
         met = [one_flag(run), command_line(run, given.runs)]
-    met.append(placing())
+    met += [placing(), wide(given.runs), many_with_rules(150, 4.0, given.seconds)]
     print(HEAD)
     for packages in given.packages:
         for pace in given.paces:

@@ -135,6 +135,9 @@ class Answers:
 def _healthy(placer: Placer, package: str) -> None:
     """A package leaves maintenance only in health (as Serviceguard's does). Raises ValueError."""
     controller = placer.controllers.get(package)
+    at = [node for node in placer.view.packages[package].at if node != placer.me.node] if controller else []
+    if at:
+        raise ValueError(f"{package} is on {at[0]}, which alone knows its health: btw maintenance {package} off there")
     if controller is None or not controller.maintenance:
         return
     ill = [

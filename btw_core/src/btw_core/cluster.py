@@ -122,6 +122,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A node. `boot` tells its lives apart; `serves`: the packages that its btw runs (None: all)."""
 
     lost: bool = False  # nothing is heard of it
+    quiet: bool = False  # nothing was heard of it for a moment: nothing new goes there
     drained: str = ""  # why it is to run nothing
     boot: str = ""
     serves: tuple[str, ...] | None = None

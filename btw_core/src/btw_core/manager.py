@@ -189,6 +189,7 @@ class Manager:
     def _give_up(self, cause: str) -> None:
         """This manager must not go on: everything ends here, in order."""
         self.failure = cause
+        self._halting = True
         self.desk.journal.write("gave_up", cause=cause)
         for controller in self.controllers.values():
             if controller.situation.state is not State.HALTED:

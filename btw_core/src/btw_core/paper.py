@@ -10,13 +10,14 @@ import msgspec
 from .desk import Desk
 from .lease import DamagedRecord, decode, encode
 from .ports import StoreAnswered
+from .switches import Refused
 
 Edit = Callable[[Any], Any]
 
 
 class Paper:
     """One key. An edit is a function record -> record (None: absent) and may be applied again; `failed(text)` is said
-    once for each outage. What an edit raises as ValueError goes to its `refused`, and it is dropped."""
+    once for each outage. What an edit raises as ValueError or Refused goes to its `refused`, and it is dropped."""
 
     def __init__(
         self,
@@ -64,12 +65,12 @@ class Paper:
         for each in self._edits:
             try:
                 wanted = each[0](wanted)
-            except ValueError as error:
+            except (ValueError, Refused) as error:
                 if each[2] is not None:
                     each[2](str(error))
                 continue
             done.append(each)
-        self._edits = done
+        self._edits = list(done)  # what comes while the answer is under way is not done
         if wanted == record or wanted is None:
             self._settle(done)
             return

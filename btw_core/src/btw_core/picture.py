@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,10 +29,17 @@ PHASES = {
 }
 
 
+class Silent(NamedTuple):
+    """Nodes of which nothing is heard: for so long that they count as lost, or for a moment."""
+
+    lost: Collection[str] = ()
+    quiet: Collection[str] = ()
+
+
 def picture(
-    rules: Mapping[str, Rules], view: View, papers: Papers, lost: Collection[str], me: str, own: Mapping[str, Phase]
+    rules: Mapping[str, Rules], view: View, papers: Papers, silent: Silent, me: str, own: Mapping[str, Phase]
 ) -> ClusterView:
-    """`lost`: nodes of which nothing is heard; `own`: the phases of the locks at node `me`, which knows them best."""
+    """`own`: the phases of the locks at node `me`, which knows them best."""
     packages = {}
     for name, rule in rules.items():
         at: dict[str, Phase] = {}
@@ -52,7 +60,7 @@ def picture(
             package = msgspec.structs.replace(package, off=off | package.off)
         packages[name] = package
     return ClusterView(
-        nodes={node: _node(node, view, papers, lost) for node in sorted(papers.nodes)}, packages=packages
+        nodes={node: _node(node, view, papers, silent) for node in sorted(papers.nodes)}, packages=packages
     )
 
 
@@ -66,7 +74,7 @@ def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageReco
             yield lock, record
 
 
-def _node(node: str, view: View, papers: Papers, lost: Collection[str]) -> NodeView:
+def _node(node: str, view: View, papers: Papers, silent: Silent) -> NodeView:
     record = papers.nodes[node]
     drain = papers.drains.get(node)
     drained = "its btw ends" if record.leaving else ""
@@ -75,4 +83,5 @@ def _node(node: str, view: View, papers: Papers, lost: Collection[str]) -> NodeV
     session = view.sessions.get(session_of(node, SLOT))
     ended = session is not None and session[1].ended
     serves = () if ended else tuple(record.digests)
-    return NodeView(lost=node in lost, drained=drained, boot=record.boot, serves=serves)
+    lost, quiet = node in silent.lost, node in silent.quiet
+    return NodeView(lost=lost, quiet=quiet and not lost, drained=drained, boot=record.boot, serves=serves)

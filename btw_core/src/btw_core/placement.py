@@ -205,6 +205,8 @@ class _Moment:
             cause = f"goes back to {target}, the first of its list"
         for member in (leader, *self.graph.company[leader]):
             unmet = self._not_ready(member, target)
+            if unmet and self._broken(name, node):
+                break  # what it needs waits for it to go: else each of the two would wait for the other
             if unmet:
                 self.lingers[name] = node
                 return Decision(name, node, What.WAIT, f"{cause}; not before it can start there: {unmet}")

@@ -17,7 +17,7 @@ from .desk import Desk
 from .events import Event
 from .lease import DamagedRecord, PackageRecord, Sighting, View, decode, session_of, sight, sign_of_life
 from .paper import Paper
-from .picture import PHASES, picture
+from .picture import PHASES, Silent, picture
 from .placement import Decision, Plan, What, placement
 from .records import DRAINS, NODES, SLOT, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
 from .rehearsal import befall, fulfilled
@@ -58,7 +58,7 @@ class Placer:
         self.leases: View | None = None  # the last reading, with what the watch has said since
         self._digests = {name: dict(each) for name, each in daemon.digests.items()}
         self._signs: dict[str, Sighting] = {}  # node -> the last change of its daemon's session
-        self._lost: set[str] = set()
+        self._silent = Silent()
         self._mine: dict[str, Paper] = {}  # by key
         self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
         self._planned = float("-inf")
@@ -117,6 +117,8 @@ class Placer:
         said = words.split()
         if not set(said[:1] + said[2:3]) & set(ASKABLE) or len(said) < 2:
             raise ValueError(f'"{words}" is nothing that can be asked for')
+        if self.leases is None:
+            raise ValueError("the lock store has not been read yet, so nothing can be decided: see btw status")
         when = self.when()
         after = befall(self.view, words, by=by, when=when, why=why)
         if said[0] == "node":
@@ -147,7 +149,8 @@ class Placer:
             raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
 
         def edit(record: SwitchRecord) -> SwitchRecord:
-            enabled = tuple(sorted({*record.enabled, *record.off}))
+            off = self.view.packages[name].off if name in self.view.packages else {}  # by memory of critical, too
+            enabled = tuple(sorted({*record.enabled, *record.off, *off}))
             return SwitchRecord(maintenance=record.maintenance, enabled=enabled)
 
         self._edit_switches(name, edit, then)
@@ -191,9 +194,10 @@ class Placer:
                 self.desk.journal.write("record_damaged", cause=text)
 
     def _look_for_lost(self, view: View) -> None:
-        """Lost: its daemon's session was silent for as long as the first of the locks that it holds counts."""
-        self._lost = set()
-        for node in self.papers.nodes:
+        """Lost: its daemon's session was silent for as long as the first of the locks that it holds counts. Quiet: for
+        longer than a renewal takes, so that nothing goes to a node that may be dead."""
+        lost, quiet = set(), set()
+        for node, record in self.papers.nodes.items():
             session = view.sessions.get(session_of(node, SLOT))
             if node == self.me.node or (session is not None and session[1].ended):
                 continue
@@ -203,7 +207,10 @@ class Placer:
             seen = self._signs[node] = sight(self._signs.get(node), sign, view.received)
             held = [each.lease for _, each in view.packages.values() if _holds(each, node)]
             if view.sent >= seen.since + min(held, default=self.timing.lease):
-                self._lost.add(node)
+                lost.add(node)
+            elif view.sent >= seen.since + record.renews + self.timing.pace:
+                quiet.add(node)
+        self._silent = Silent(lost, quiet)
 
     def _phases(self) -> dict[str, Phase]:
         """Of every lock that this node holds, or may hold."""
@@ -226,7 +233,7 @@ class Placer:
         self._planned = self.desk.now()
         phases = self._phases()
         self._announce(phases)
-        view = picture(self.rules, self.leases, self.papers, self._lost, self.me.node, phases)
+        view = picture(self.rules, self.leases, self.papers, self._silent, self.me.node, phases)
         if view != self.view or not self.mine:
             self.view, self.plan = view, placement(view)
             now = {each.package: each for each in self.plan.decisions if each.node == self.me.node}
@@ -238,7 +245,12 @@ class Placer:
 
     def _announce(self, phases: dict[str, Phase]) -> None:
         now = NodeRecord(
-            boot=self.me.boot, nonce=self.me.nonce, phases=phases, digests=self._digests, leaving=self.leaving
+            boot=self.me.boot,
+            nonce=self.me.nonce,
+            renews=self.timing.pace + 2 * self.timing.renewal_deadline,
+            phases=phases,
+            digests=self._digests,
+            leaving=self.leaving,
         )
         self.papers.nodes[self.me.node] = now
         if now != self._announced:

@@ -26,10 +26,12 @@ Digests = Mapping[str, Mapping[str, str]]
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A daemon as it sees itself. `leaving`: it was asked to end, and hands over what it has."""
+    """A daemon as it sees itself. `renews`: seconds in which it renews its session however slow the store is;
+    `leaving`: it was asked to end, and hands over what it has."""
 
     boot: str
     nonce: str
+    renews: float = 0.0
     phases: dict[str, Phase] = {}
     digests: dict[str, dict[str, str]] = {}
     leaving: bool = False

@@ -61,7 +61,7 @@ ROWS: tuple[Row, ...] = (
 _TABLE = {(kind, row.happening): row for row in ROWS for kind in row.kinds}
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """It may not happen as things stand; the text says why."""
 
 

@@ -169,6 +169,8 @@ class Targets:
             return "lost"
         if known.drained:
             return f"drained, {known.drained}"
+        if known.quiet and node not in package.at:
+            return "not heard of for a moment"
         if known.serves is not None and name not in known.serves:
             return "btw does not run it there"
         phase = package.at.get(node)

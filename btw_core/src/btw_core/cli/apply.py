@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import PATIENCE, Given, fail, setup_options
+from .common import Given, fail, setup_options
 from .office import LOOK, Office, office
 
 if TYPE_CHECKING:
@@ -42,10 +42,13 @@ def command(preview: bool, dir: str | None, node: str | None, lock: str | None, 
     if refused:
         fail("not applied:\n  " + "\n  ".join(refused))
     if lines and not preview:
-        _first_records(setup, there, packages)
+        new = _new(there, packages)
         there.ask("reload")
         _wait(there, have)
         click.echo(f"applied on {there.node}")
+        for name in new:
+            words = "is new: on a store of several computers it starts when the longest lease has passed"
+            click.echo(f"{name} {words}; at once, if you are sure that it runs nowhere: btw unlock {name} --confirmed")
     sys.exit(1 if _compare(there, have) else 0)
 
 
@@ -90,23 +93,11 @@ def _difference(there: Office, had: _Digests, have: _Digests) -> tuple[list[str]
     return lines, refused
 
 
-def _first_records(setup: Setup, there: Office, packages: list[Package]) -> None:
-    """A package that no node has ever known is free: nobody has to wait for a lease that nobody ever had."""
-    from .. import lease
-    from ..plugins import open_store
-
+def _new(there: Office, packages: list[Package]) -> list[str]:
+    """What no node has had. Its lock has no record, which looks just like one that was lost."""
     known = {name for digests in there.digests.values() for name in digests}
-    new = [package for package in packages if package.name not in known and not package.refused_on(there.node)]
-    if not new:
-        return
-    store = open_store(setup.lock, setup.config.plugins)
-    try:
-        if store.get(lease.CLUSTER_KEY, deadline=PATIENCE) is not None:
-            for package in new:
-                first = lease.encode(lease.first(package.spec.timing.lease, "btw apply"))
-                store.put(lease.PACKAGES + package.spec.lock, first, expected=None, deadline=PATIENCE)
-    finally:
-        store.close()
+    mine = (each for each in packages if not each.refused_on(there.node) and not each.spec.instance)
+    return [each.name for each in mine if each.name not in known]
 
 
 def _wait(there: Office, have: _Digests) -> None:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 #: Bytes of the end of each journal and log.
 TAIL = 4 * 1024 * 1024
-_SECRET = re.compile(r"(?im)^(\s*[\"']?[\w.-]*(?:pass|secret|token|key|cred)[\w.-]*[\"']?\s*[=:]\s*).+$")
+_WORD = r"[\w.-]*(?:pass|secret|token|cred|private|api_?key|\bkey\b)[\w.-]*"
+#: A key that is called after a secret, wherever it stands, and what it is set to: several lines, quoted, or one word.
+_SECRET = re.compile(
+    rf"""(?is)({_WORD}["']?\s*[=:]\s*)(\"{{3}}.*?\"{{3}}|'{{3}}.*?'{{3}}|"(?:\\.|[^"\\])*"|'[^']*'|[^\s,;"'}}\])]+)"""
+)
 _ADDRESS = re.compile(r"//[^/@\s]*@")
 
 

@@ -159,7 +159,9 @@ class SimExecutor:
         if plan.outcome in ("ok", "late") and not part.up:
             part.up = operation.id
         elif plan.outcome == "half":
-            part.remnants[operation.id] = now + (self._random.random() * 20 if self._random.random() < 0.2 else 0.0)
+            stiff = self._random.random() * 20 if self._random.random() < 0.2 else 0.0
+            # as in disasters.breaking: where a node is trusted to kill, no process is in D state
+            part.remnants[operation.id] = now + (0.0 if self.world.self_fence == "stop" else stiff)
         if plan.outcome != "late":
             self._end(run, "" if plan.outcome == "ok" else "did not start")
 

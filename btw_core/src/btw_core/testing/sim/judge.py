@@ -13,6 +13,7 @@ Excused, because no rule could promise it:
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ... import lease
@@ -47,6 +48,7 @@ class Judge:
         self.gentle = False  # nothing may be started, stopped or taken over
         self.excused: dict[str, set[str]] = {}
         self.starts = 0
+        self.started: Counter[str] = Counter()  # packages
         self.stops = 0
         self.takeovers = 0
         self.adoptions = 0
@@ -63,7 +65,8 @@ class Judge:
             return
         held = life.manager.controllers[operation.package].claim.held  # else the answer came when it had run out
         since = life.adopted.get(operation.package) if held else None
-        if since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
+        placed = bool(self.world.setting.rules)  # what was adopted may be wanted elsewhere
+        if not placed and since is not None and operation.verb is not Verb.HEAL and self.world.calm_since < since:
             self.fail(f"{life.nonce} adopted {operation.package}, which was up, and asks for {operation.verb}")
         if self.gentle:
             self.fail(f"needless {operation.verb} of {operation.package} by {life.nonce}")
@@ -77,11 +80,16 @@ class Judge:
     def begins(self, life: Life, operation: Operation) -> None:
         """An effect begins now."""
         self.starts += 1
+        if operation.verb is Verb.START and operation.resource == self.world.spec(operation.package).resources[0].name:
+            self.started[operation.package] += 1
         key = operation.package, operation.resource
         for run in life.node.running.values():
             other = run.operation
             if other.id != operation.id and (other.package, other.resource) == key and run.begun:
                 self.fail(f"{operation.verb} {operation.id} begins while {other.verb} {other.id} still runs")
+        if operation.package in self.world.several:
+            self._in_time(life, operation)
+            return
         last = self._begun.get(key)
         here = life.node.name
         forgot = last is not None and (last.node != here or life.node.state.lost)
@@ -103,6 +111,8 @@ class Judge:
 
     def possible(self, node: Node, package: str, resource: str) -> None:
         """An effect became possible on the node: on no other may there be one."""
+        if package in self.world.several:
+            return
         for other in self.world.nodes.values():
             if other is node or not other.active(package, resource):
                 continue
@@ -129,7 +139,8 @@ class Judge:
         return max(acquired, life.session_sent if life.session_sent is not None else float("-inf"))
 
     def _believes(self, life: Life | None, package: str) -> bool:
-        return life is not None and life.alive and life.manager.controllers[package].claim.believes()
+        controller = life.manager.controllers.get(package) if life is not None and life.alive else None
+        return controller is not None and controller.claim.believes()
 
     def believing(self, life: Life) -> None:
         """After each step of a manager."""
@@ -153,7 +164,7 @@ class Judge:
                 sent = self._sent(life, name)
                 self.fail(f"{life.nonce} believes in {name} from {claim.sent:.3f}, but sent {sent:.3f}")
             life.belief[name] = (claim.term, claim.sent, False)
-            if not claim.believes():
+            if not claim.believes() or name in self.world.several:
                 continue
             for other in self.world.nodes.values():
                 if other.life is not life and self._believes(other.life, name):
@@ -168,7 +179,7 @@ class Judge:
         if not key.startswith(lease.PACKAGES) or sent is None:
             return
         assert after is not None
-        name = key.removeprefix(lease.PACKAGES)
+        name, _, instance = key.removeprefix(lease.PACKAGES).partition("@")
         new = decode(PackageRecord, key, after.value)
         old = decode(PackageRecord, key, before.value) if before else PackageRecord(term=0, lease=0.0)
         life = sent.life
@@ -178,6 +189,8 @@ class Judge:
             if new.term != old.term or old.holder is None or old.holder.nonce != life.nonce:
                 life.acquired[name] = max(sent.local, life.acquired.get(name, sent.local))
             self.excused.get(name, set()).discard(life.node.name)
+        if instance:
+            return
         if new.released and not old.released and new.holder is not None:
             self.world.note(f"STORE: {name} released by {new.holder.nonce}, term {new.term}")
         elif old.holder is not None and new.holder is not None and old.holder.nonce != new.holder.nonce:
@@ -244,7 +257,10 @@ class Judge:
             life.adopted[name] = self.world.scheduler.now
 
     def always_one(self) -> None:
-        """Every package truly runs on some node, and its manager says so."""
+        """Every package truly runs on some node, and its manager says so. What a cluster of daemons should come to its
+        adversary knows (council.py)."""
+        if self.world.setting.rules:
+            return
         for spec in self.world.specs:
             if not any(self._runs(node, spec) for node in self.world.nodes.values()):
                 lives = [(n.name, n.life) for n in self.world.nodes.values()]

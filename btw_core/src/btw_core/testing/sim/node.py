@@ -6,9 +6,13 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ...manager import Manager
+from ...placer import Daemon
 from ...ports import ExecutorLost, Lock, OperationEnded, Ports, Report
-from ...types import Incarnation, Saved
+from ...records import SLOT
+from ...types import Incarnation, PackageSpec, Saved
 from .clock import LocalClock
 from .disk import SimDisk, State
 from .effects import Part, Running, SimExecutor
@@ -193,7 +197,7 @@ class Life:
             machine=node.computer.machine,
             boot=node.computer.boot,
             nonce=nonce,
-            slot="daemon",
+            slot=SLOT if self.world.setting.rules else "daemon",
             pid=node.lives,
             self_fence=self.world.self_fence,
         )
@@ -209,7 +213,19 @@ class Life:
             keeper=SimPulse(self),
         )
         self.world.lives[nonce] = self
-        self.manager = Manager(self.me, self.world.specs, ports, cluster="sim", creates=self.world.creates)
+        specs, daemon = self._daemon() if self.world.setting.rules else (self.world.specs, None)
+        self.manager = Manager(self.me, specs, ports, cluster="sim", creates=self.world.creates, daemon=daemon)
+
+    def _daemon(self) -> tuple[tuple[PackageSpec, ...], Daemon]:
+        """What a daemon here has: the packages that are for this node."""
+        rules, node = self.world.setting.rules, self.node.name
+        here = [spec for spec in self.world.specs if node in rules[spec.name].nodes or not rules[spec.name].nodes]
+        specs = tuple(
+            msgspec.structs.replace(spec, instance=f"{spec.name}@{node}") if spec.name in self.world.several else spec
+            for spec in here
+        )
+        digests = {spec.name: {"": "1"} for spec in here}
+        return specs, Daemon(rules, digests, lambda: f"{self.world.scheduler.now:.1f}")
 
     def saved(self, package: str) -> Saved | None:
         return self.node.state.files.get(package)

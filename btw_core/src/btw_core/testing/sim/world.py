@@ -10,6 +10,7 @@ from random import Random
 import msgspec
 
 from ... import lease
+from ...cluster import Kind, Rules
 from ...lease import ClusterRecord, encode
 from ...timing import Timing
 from ...types import PackageSpec, ResourceSpec
@@ -36,6 +37,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool | None = None  # managers have keepers; None: from the seed
     adversary: Callable[[World], Adversary] = Adversary
     exact_clocks: bool = False
+    rules: dict[str, Rules] = {}  # of a cluster of daemons, for each of `specs`; empty: every node has a `btw run`
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +87,8 @@ class World:
             shared = Random(f"{seed} disk")
             self.specs = tuple(_on_a_disk(spec, shared) for spec in self.specs)
         self._specs = {spec.name: spec for spec in self.specs}
+        #: Packages that are up on several nodes, and meant to be.
+        self.several = {name for name, rule in setting.rules.items() if rule.type is Kind.MULTI_NODE}
         self.disks = Disks(self._specs)
         self.judge = Judge(self)
         self.store = SimStore(self.judge.committed)
@@ -144,7 +148,7 @@ class World:
             self.note(f"{spec.name}: {len(spec.resources)} resources, {spec.timing}")
         if not self.creates:
             self.store.put(lease.CLUSTER_KEY, encode(ClusterRecord(id="sim", name="sim")), None)
-            for spec in self.specs:
+            for spec in (each for each in self.specs if each.name not in self.several):
                 self.store.put(lease.PACKAGES + spec.name, encode(lease.first(spec.timing.lease, "init")), None)
         for node in self.nodes.values():
             self.scheduler.after(3 * self.random.random(), node.begin)

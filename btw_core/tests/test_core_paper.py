@@ -1,0 +1,74 @@
+"""Records that several write: what another wrote meanwhile counts, and what it forbids is said, not died of."""
+
+from __future__ import annotations
+
+import pytest
+
+from btw_core.cluster import Switch
+from btw_core.lease import decode, encode
+from btw_core.paper import Paper
+from btw_core.records import DrainRecord
+from btw_core.switches import Refused
+from btw_core.testing.fakes import Bench
+
+KEY = "drains/a"
+
+
+def _paper(bench: Bench) -> Paper:
+    return Paper(bench.desk, KEY, DrainRecord, 1.0, 0.5, lambda text: bench.journal.write("store_trouble", cause=text))
+
+
+def _drained(why: str) -> DrainRecord:
+    return DrainRecord(drained=Switch(why=why))
+
+
+def _answers(bench: Bench) -> None:
+    while bench.store.calls:
+        bench.store.answer()
+
+
+def test_who_was_slower_edits_what_the_other_wrote() -> None:
+    bench = Bench()
+    seen: list[DrainRecord | None] = []
+
+    def edit(record: DrainRecord | None) -> DrainRecord:
+        seen.append(record)
+        return _drained("mine")
+
+    done: list[str] = []
+    _paper(bench).edit(edit, lambda: done.append("done"))
+    bench.store.answer()  # read: nothing is there
+    bench.store.write(KEY, encode(_drained("theirs")))
+    _answers(bench)
+    assert seen == [None, _drained("theirs")]
+    assert done == ["done"]
+    assert decode(DrainRecord, KEY, bench.store.records[KEY].value) == _drained("mine")
+
+
+def test_what_the_other_forbids_is_said_and_the_rest_is_written() -> None:
+    bench = Bench()
+
+    def forbidden(record: DrainRecord | None) -> DrainRecord:
+        raise Refused("not now")
+
+    refused: list[str] = []
+    done: list[str] = []
+    paper = _paper(bench)
+    paper.edit(forbidden, lambda: done.append("forbidden"), refused.append)
+    paper.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
+    _answers(bench)
+    assert (refused, done) == (["not now"], ["mine"])
+    assert decode(DrainRecord, KEY, bench.store.records[KEY].value) == _drained("mine")
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_in_doubt_it_is_written_again(committed: bool) -> None:
+    bench = Bench()
+    done: list[str] = []
+    _paper(bench).edit(lambda _: _drained("mine"), lambda: done.append("done"))
+    bench.store.answer()
+    bench.store.lose(committed=committed)
+    assert not done
+    bench.wait(1.0, prompt=True)
+    assert done == ["done"]
+    assert decode(DrainRecord, KEY, bench.store.records[KEY].value) == _drained("mine")
