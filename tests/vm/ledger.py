@@ -22,6 +22,8 @@ from vm.wires import HOST
 PACKAGE, CONTROL = "ledger", "control"
 DIRECTORY = "/srv/ledger"
 FILE = f"{DIRECTORY}/records"
+#: In the control nobody writes before this is there: both mount first, for what is written to may not let itself be.
+GO = "/run/go"
 #: The disk's own file in `storage`, and where it is mounted there.
 IMAGE, THERE = "/srv/disk", "/mnt"
 #: Records that a new holder has to have acknowledged before the next thing happens to it.
@@ -31,7 +33,7 @@ ENOUGH = 20
 @dataclass
 class Clerk(Writer):
     """A node whose package is the reservation, the file system and the program that writes; not `guarded` there is no
-    reservation, and the lock is one of the node's own."""
+    reservation, the lock is one of the node's own, and the program waits for GO."""
 
     package: str = PACKAGE
 
@@ -42,15 +44,15 @@ class Clerk(Writer):
         lock = f"etcd://{store}/btw" if guarded else "local:/var/lib/btw/local.db"
         self.machine.write("/etc/btw/btw.toml", f'cluster = "lab"\nnode = "{self.name}"\nlock = "{lock}"\n')
         reservation = f'[[resource]]\ntype = "scsi_pr"\ndevices = ["{PATHS[0]}"]\n' if guarded else ""
-        fsck = "auto" if guarded else "never"  # which may notice that somebody writes, and refuse
         client = [lab.wires.address("lab", HOST), str(records.PORT)]
-        words = [sys.executable, "-S", records.__file__, "write", FILE, *client]
+        words = [sys.executable, "-S", records.__file__, "write", FILE, *client, *([] if guarded else [GO])]
+        self.machine.run("rm", "-f", GO)
         self.machine.write(
             f"/etc/btw/packages/{self.package}.toml",
             f"[package]\npace = {timing.pace:g}\ntimeout = {timing.timeout:g}\n"
             f"start_timeout = {timing.start_timeout:g}\nstop_timeout = {timing.stop_timeout:g}\n{reservation}"
             f'[[resource]]\ntype = "fs"\ndevice = "{PATHS[0]}"\ndirectory = "{DIRECTORY}"\nfstype = "ext4"\n'
-            f'fsck = "{fsck}"\ncreate_directory = true\n'
+            "create_directory = true\n"
             f'[[resource]]\ntype = "service"\ncommand = {json.dumps(words)}\n',
         )
 
@@ -90,11 +92,12 @@ class Ledger:
         return self.lab[STORAGE]
 
     def make(self, *, guarded: bool) -> None:
-        """A disk with nothing on it."""
+        """A disk with nothing on it, and nobody registered: an orderly stop leaves the reservation where it is."""
         for node in self.nodes:
             self.mend(node)
             node.end()
         first = self.nodes[0].machine
+        first.run("btw", "scsi-pr", "clear", "--force", PATHS[0], timeout=LIMIT)
         first.run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", PATHS[0], timeout=LIMIT)
         first.run("blockdev", "--flushbufs", PATHS[0], timeout=LIMIT)
         for node in self.nodes:

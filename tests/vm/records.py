@@ -1,8 +1,8 @@
 """Records on a file system, each acknowledged to a client outside once it is on the disk.
 
-    records.py write FILE ADDRESS PORT   in a machine: appends records for as long as it runs, flushes each (fsync),
-                                         then says to the client that it is written
-    records.py read FILE                 prints what is there
+    records.py write FILE ADDRESS PORT [GO]   in a machine: appends records for as long as it runs, flushes each
+                                              (fsync), then says to the client that it is written; waits for a file GO
+    records.py read FILE                      prints what is there
 
 The client runs on the host. A record has the life of its writer, its number (1, 2... in each life) and a checksum.
 Standard library only: it runs in machines.
@@ -60,8 +60,10 @@ def described(data: bytes) -> dict[str, object]:
     return {"lives": lives, "broken": broken}
 
 
-def write(file: Path, address: str, port: int) -> None:
+def write(file: Path, address: str, port: int, go: Path | None = None) -> None:
     """Goes on behind the last whole record: one that a crash has cut short was never acknowledged."""
+    while go is not None and not go.exists():
+        time.sleep(EVERY)
     life = f"{socket.gethostname()}/{os.environ['BTW_TERM']}/{os.urandom(3).hex()}"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     end = os.fstat(descriptor).st_size // SIZE
@@ -170,6 +172,6 @@ def missing(acknowledged: dict[str, set[int]], lives: dict[str, list[list[int]]]
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
-        write(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+        write(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), *map(Path, sys.argv[5:]))
     else:
         print(json.dumps(described(Path(sys.argv[2]).read_bytes())))

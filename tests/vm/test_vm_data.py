@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from btw_core.timing import Timing, violations
+from vm.disks import PAUSE
 from vm.lab import Lab, clock
-from vm.ledger import ENOUGH, IMAGE, Clerk, Ledger
-from vm.nodes import LIMIT
+from vm.ledger import ENOUGH, GO, IMAGE, Clerk, Ledger
+from vm.nodes import LIMIT, until
 from vm.records import missing
 
 TIMES = Timing(pace=1, timeout=5, start_timeout=20, stop_timeout=5)
@@ -95,12 +96,14 @@ def test_all_of_it_is_on_the_disk(guarded: Ledger) -> None:
 
 
 def test_without_lock_and_reservation_records_are_lost(ledger: Ledger) -> None:
-    """The control: each node has a lock of its own, the disk has no reservation, and both are active. What they have
-    acknowledged is not there, and this test sees that."""
+    """The control: each node has a lock of its own, the disk has no reservation, and both are active. They mount before
+    either writes. What they have acknowledged is not there, and this test sees that."""
     ledger.make(guarded=False)
     for node in ledger.nodes:
         node.begin()
-        ledger.client.wait(node.name, count=ENOUGH, timeout=LIMIT)
+    until(lambda: all(node.said_of("running") for node in ledger.nodes), "both are active", pause=PAUSE)
+    for node in ledger.nodes:
+        node.machine.write(GO, "")
     for node in ledger.nodes:
         ledger.client.wait(node.name, count=10 * ENOUGH, timeout=LIMIT)
     for node in ledger.nodes:
