@@ -14,6 +14,7 @@ from btw_core.timing import Timing
 from vm import raw_disk
 from vm.control import MachineGone
 from vm.lab import STORAGE, Lab, LabError, Machine, clock
+from vm.machine import TESTS
 from vm.nodes import LIMIT, STORE, Node, until
 
 PACKAGE = "raw"
@@ -21,11 +22,24 @@ FOUND = "/run/found"
 #: Seconds between two questions that take a machine some work to answer.
 PAUSE = 0.5
 PATHS = ("/dev/lab/path1", "/dev/lab/path2")
+#: In a machine: the plugins that break the rules, as if they were installed; where a program of theirs says its pid.
+HOSTILE = """
+import shutil, sys, sysconfig
+from pathlib import Path
+from btw_core.scaffold.layout import Project
+site = Path(sysconfig.get_path("purelib"))
+project = Project(Path(sys.argv[1]))
+if not list(site.glob("btw_hostile*")):
+    project.lay_out(site)
+    shutil.copytree(project.sources, site, dirs_exist_ok=True)
+"""
+LIES = "/run/lies"
 
 
 @dataclass
 class Writer(Node):
-    """A node whose package is a reservation, if `fenced`, and the program that writes."""
+    """A node whose package is a reservation, if `fenced`, and the program that writes; `lying`: that is in the hands of
+    a plugin that only says that it has stopped it."""
 
     package: str = PACKAGE
 
@@ -34,7 +48,7 @@ class Writer(Node):
         """Of its area on the disk: 1 is the first machine that is not the store."""
         return int(self.name.removeprefix("n")) - 1
 
-    def set_up(self, lab: Lab, timing: Timing, *, fenced: bool) -> None:
+    def set_up(self, lab: Lab, timing: Timing, *, fenced: bool, lying: bool = False) -> None:
         store = ",".join(endpoint.removeprefix("http://") for endpoint in lab.endpoints)
         # who is not fenced by its disk has to be trusted, or nobody would take over
         trust = "none" if fenced else "stop"
@@ -44,11 +58,17 @@ class Writer(Node):
         )
         reservation = f'[[resource]]\ntype = "scsi_pr"\ndevices = ["{PATHS[0]}"]\n' if fenced else ""
         words = [sys.executable, "-S", raw_disk.__file__, "write", PATHS[0], str(self.number), FOUND]
+        program = 'type = "service"'
+        if lying:
+            self.machine.python(HOSTILE, str(TESTS / "hostile"), timeout=LIMIT)
+            self.machine.run("sync", timeout=LIMIT)  # the power may be cut
+            self.machine.run("mkdir", "-p", LIES)
+            program = f'type = "lying_daemon"\ndir = "{LIES}"'
         self.machine.write(
             f"/etc/btw/packages/{self.package}.toml",
             f"[package]\npace = {timing.pace:g}\ntimeout = {timing.timeout:g}\n"
             f"start_timeout = {timing.start_timeout:g}\nstop_timeout = {timing.stop_timeout:g}\n"
-            f'{reservation}[[resource]]\ntype = "service"\ncommand = {json.dumps(words)}\n',
+            f"{reservation}[[resource]]\n{program}\ncommand = {json.dumps(words)}\n",
         )
 
     def begin(self) -> None:
@@ -102,6 +122,7 @@ class Disks:
     timing: Timing
     nodes: list[Writer] = field(init=False)
     fenced: bool = field(init=False)
+    lying: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.nodes = [Writer(machine) for machine in self.lab if machine.name not in (STORE, STORAGE)]
@@ -114,14 +135,16 @@ class Disks:
     def storage(self) -> Machine:
         return self.lab[STORAGE]
 
-    def set_up(self, *, fenced: bool) -> None:
-        """Nobody runs it."""
+    def set_up(self, *, fenced: bool, lying: bool = False) -> None:
+        """Nobody runs it, and nobody writes."""
         for node in self.nodes:
+            if self.lying:  # nothing else is known to end what writes
+                node.machine.power_off()
             self.mend(node)
             node.end()
         for node in self.nodes:
-            node.set_up(self.lab, self.timing, fenced=fenced)
-        self.fenced = fenced
+            node.set_up(self.lab, self.timing, fenced=fenced, lying=lying)
+        self.fenced, self.lying = fenced, lying
 
     def areas(self) -> list[dict[str, Any]]:
         """What is on the disk, as its own machine reads it."""

@@ -13,7 +13,7 @@ import pytest
 
 from btw_core.timing import Timing, violations
 from vm.control import Spawned
-from vm.disks import PATHS, PAUSE, Disks, Take, Writer
+from vm.disks import LIES, PATHS, PAUSE, Disks, Take, Writer
 from vm.lab import Lab
 from vm.nodes import LIMIT, until
 
@@ -40,7 +40,7 @@ def disks(machines: Disks, request: pytest.FixtureRequest) -> Iterator[Disks]:
 @pytest.fixture
 def fenced(disks: Disks) -> Disks:
     """The package has a reservation."""
-    if not disks.fenced:
+    if not disks.fenced or disks.lying:
         disks.set_up(fenced=True)
     return disks
 
@@ -200,6 +200,41 @@ def test_who_is_frozen_since_term_1_after_an_orderly_stop_in_term_2(fenced: Disk
     assert found is not None
     assert found["disk"][third.number - 1] == take.of(third)
     assert found["cached"] == found["disk"]
+
+
+# ---- a plugin whose stop and status both lie
+def move_lying(disks: Disks, *, fenced: bool) -> Take:
+    """A planned move: the former holder says that it is down, its lock is released, and its program goes on."""
+    disks.set_up(fenced=fenced, lying=True)
+    disks.clear()
+    former = disks.run(*disks.nodes[:2])
+    with disks.taken(former, [node for node in disks.nodes[:2] if node is not former]) as takes:
+        former.end()
+    tried = attempts(former)
+    until(lambda: attempts(former) > tried, f"{former.name} goes on writing")
+    return takes[0]
+
+
+def attempts(node: Writer) -> int:
+    """How often the program has tried to write, whatever became of it (proc(5), "syscw")."""
+    pid = node.machine.read(f"{LIES}/pid").strip()
+    return int(node.machine.read(f"/proc/{pid}/io").partition("syscw: ")[2].split()[0])
+
+
+def test_without_a_reservation_a_lying_plugin_writes_on(disks: Disks) -> None:
+    """The control: `btw check` says that nothing keeps "never two" then, and that is what happens."""
+    take = move_lying(disks, fenced=False)
+    until(lambda: disks.area(take.former) != take.of(take.former), "a stale write")
+
+
+def test_a_lying_plugin_is_shut_out(disks: Disks) -> None:
+    """Not one of its writes reaches the disk once the new holder has read it."""
+    take = move_lying(disks, fenced=True)
+    judge(disks, take, "stop and status lie")
+    tried = attempts(take.former)
+    until(lambda: attempts(take.former) > tried + 50, f"{take.former.name} goes on trying")
+    judge(disks, take, "and later")
+    assert not take.former.writes()
 
 
 def _answers(node: Writer, path: str) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -127,7 +128,20 @@ class AllLies(Honest, frozen=True, kw_only=True, tag="all_lies"):
         Path(self.dir, f"said-{ctx.node}").touch()
 
 
+class LyingDaemon(AllLies, frozen=True, kw_only=True, tag="lying_daemon"):
+    """And its effect goes on: a program that its start has hidden from btw, in another cgroup and without btw's
+    environment, but for the term. Its pid is in the file `pid`."""
+
+    command: Annotated[tuple[str, ...], Meta(description="the program")]
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        hide = f'echo $$ > /sys/fs/cgroup/cgroup.procs; echo $$ > {self.dir}/pid; exec "$@" > /dev/null 2>&1'
+        environment = {"PATH": os.defpath, "BTW_TERM": str(ctx.term)}
+        subprocess.Popen(["sh", "-c", hide, "sh", *self.command], env=environment, start_new_session=True)
+
+
 @hookimpl
 def btw_resource_types() -> list[type[Resource]]:
     types: list[type[Resource]] = [StartsInStatus, Deaf, HoldsGil, HoldsGilInStatus, Segfaults, Exits, Leaks, Hangs]
-    return [*types, StopLies, AllLies]
+    return [*types, StopLies, AllLies, LyingDaemon]
