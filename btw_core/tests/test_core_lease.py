@@ -425,3 +425,19 @@ def test_what_is_no_record(value: bytes) -> None:
 def test_keys() -> None:
     """A session lies below sessions/NODE/SLOT."""
     assert session_key(life("a", slot="daemon")) == "sessions/a/daemon"
+
+
+def test_the_watch_does_not_disturb_how_a_record_that_was_set_back_is_judged() -> None:
+    """Its sign has a third part, and our own renewals are none: what the watch hears keeps both, or nobody would ever
+    take it again."""
+    holder = Incarnation(node="a", machine="m", boot="b", nonce="holder", slot="web")
+    record = PackageRecord(term=2, lease=10.0, holder=holder)
+    renewal = SessionRecord(incarnation=holder, seq=8)
+    key = lease.session_key(holder)
+    below = Sighting(sign=(5, 7, "below floor"), since=100.0)
+    assert lease.heard(below, 5, record, key, renewal, 101.0) == Sighting(sign=(5, 8, "below floor"), since=101.0)
+    own = Sighting(sign=(5, "nobody", "below floor"), since=100.0)
+    assert lease.heard(own, 5, record, key, renewal, 101.0) is own
+    older = Sighting(sign=(4, 7), since=100.0)  # of another revision of the record
+    assert lease.heard(older, 5, record, key, renewal, 101.0) is older
+    assert lease.heard(None, 5, record, key, renewal, 101.0) is None

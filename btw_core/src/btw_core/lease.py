@@ -133,13 +133,15 @@ def heard(
     sighting: Sighting | None, revision: int, record: PackageRecord, key: str, session: SessionRecord, received: float
 ) -> Sighting | None:
     """The holder's sign of life came by the watch, before a reading showed it: its silence counts from then on. What
-    is judged by other signs goes on as it was."""
+    is judged by other signs goes on as it was; so does a record below the floor, whose sign has a third part."""
     holder = record.holder
     if holder is None or record.released or session_key(holder) != key:
         return sighting
     if session.ended or session.incarnation.nonce != holder.nonce:
         return sighting
-    return sight(sighting, (revision, session.seq), received)
+    if sighting is None or sighting.sign[0] != revision or not isinstance(sighting.sign[1], int):
+        return sighting
+    return sight(sighting, (revision, session.seq, *sighting.sign[2:]), received)
 
 
 def gone_by_reboot(former: Incarnation, known: Incarnation) -> bool:

@@ -246,6 +246,9 @@ def unlock(storm: Storm, *, hopeless: bool = False) -> None:
             debtors = [storm.world.lives[d.nonce].node for d in record.unfenced]
             if not any(n.state.lost for n in debtors):
                 continue
+            holder = storm.world.lives[record.holder.nonce] if record.holder and not record.released else None
+            if holder in lives and holder and not holder.manager.controllers[spec.name].claim.held:
+                continue  # it has only just got it, as below
             for life in [life for life in lives if life.manager.controllers[spec.name].claim.held]:
                 life.die("ended by a person before unlocking")
             for node in debtors:
