@@ -378,6 +378,6 @@ _OF_KEEPERS = frozenset({"keeper_killed", "both_killed", "keeper_frozen", "both_
 
 def breaking(self_fence: str, *, kept: bool) -> frozenset[str]:
     """The disasters that this self_fence does not cover: then nobody could be trusted to be down after L."""
-    if not kept:
-        return _OF_KEEPERS | (_NO_KEEPER | {"stiffen"} if self_fence == "stop" else frozenset())
+    if not kept:  # who kills later than `scheduling_slack` after H, as on a loaded node, has no keeper that does it
+        return _OF_KEEPERS | (_NO_KEEPER | {"stiffen", "sluggish"} if self_fence == "stop" else frozenset())
     return {"stop": _OF_KEEPERS | {"stiffen"}, "reboot": _OF_KEEPERS}.get(self_fence, frozenset())
