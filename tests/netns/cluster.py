@@ -97,7 +97,10 @@ class Node:
         return self._tail.read()
 
     def output(self) -> str:
-        return (self.host.directory / "output").read_text(errors="replace")[-4000:]
+        try:
+            return (self.host.directory / "output").read_text(errors="replace")[-4000:]
+        except FileNotFoundError:  # it is not begun, or the laboratory has been cleared away
+            return ""
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "btw_core.cli", *words, "--dir", str(self.directory)]
