@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from btw_core import lease
 from btw_core.claim import Claim, describe
-from btw_core.lease import PackageRecord, SessionRecord, decode, encode
+from btw_core.lease import AHEAD, PackageRecord, SessionRecord, decode, encode
 from btw_core.ports import StoreAnswered
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
@@ -112,7 +112,7 @@ def test_takes_what_was_released() -> None:
         ({"released": True}, 0.0, True),
         ({"released": True}, TIMING.pace, True),
         ({"released": True}, TIMING.pace + 0.1, False),  # somebody else may have found an address free meanwhile
-        ({"released": True, "confirmed": True}, 0.0, False),  # a person's word, not the holder's
+        ({"released": True, "term": FREE.term + AHEAD}, 0.0, False),  # a person's word, not the holder's
         ({"released": True, "unfenced": (B,)}, 0.0, False),
     ],
 )

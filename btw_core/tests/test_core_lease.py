@@ -354,21 +354,32 @@ def test_switched_on(record: PackageRecord, node: str) -> None:
 
 @given(RECORDS, TEXT)
 def test_unlocked(record: PackageRecord, cause: str) -> None:
-    """Free, nothing owed; the term and who is off stay."""
+    """Free, nothing owed, the term far ahead; who is off stays."""
     after = lease.unlocked(record, cause)
-    assert lease.unlocked(after, cause) == after
-    assert after == msgspec.structs.replace(record, released=True, unfenced=(), confirmed=True, cause=cause)
+    ahead = record.term + lease.AHEAD
+    assert after == msgspec.structs.replace(record, released=True, unfenced=(), term=ahead, cause=cause)
 
 
 def test_a_persons_word_counts_more_than_memory() -> None:
-    """After `btw unlock --confirmed` a term below one seen here does not make anybody wait; the floor still counts."""
+    """After `btw unlock --confirmed` a term below one seen here before does not make anybody wait."""
     me = Incarnation(node="n1", machine="m", boot="b", nonce="new", slot="web")
-    record = lease.unlocked(PackageRecord(term=2, lease=10.0, released=True), "btw unlock")
-    for found, free in ((record, True), (msgspec.structs.replace(record, confirmed=False), False)):
+    restored = PackageRecord(term=2, lease=10.0, released=True)
+    unlocked = lease.unlocked(restored, "btw unlock")
+    for found, free in ((restored, False), (unlocked, True)):
         view = View(sent=0.0, received=0.0, packages={"web": (7, found)}, sessions={})
         taken = judge(view, "web", me, None, floor=5, lease=10.0).take
         assert (taken is not None) is free
-        assert taken is None or (taken.term == 6 and not taken.confirmed)
+        assert taken is None or taken.term == unlocked.term + 1
+
+
+def test_a_persons_word_counts_once() -> None:
+    """Somebody has taken what a person had freed; then the store is set back to what the person wrote. Whoever saw the
+    later term waits."""
+    me = Incarnation(node="n1", machine="m", boot="b", nonce="new", slot="web")
+    unlocked = lease.unlocked(PackageRecord(term=2, lease=10.0, released=True), "btw unlock")
+    view = View(sent=0.0, received=0.0, packages={"web": (7, unlocked)}, sessions={})
+    judged = judge(view, "web", me, None, floor=unlocked.term + 1, lease=10.0)
+    assert judged.take is None and judged.wait == 10.0 and "set back" in judged.cause
 
 
 # ---- bytes

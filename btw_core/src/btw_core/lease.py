@@ -18,6 +18,8 @@ from .types import Incarnation
 CLUSTER_KEY = "cluster"
 SESSIONS = "sessions/"
 PACKAGES = "packages/"
+#: More terms than a package goes through while a backup of the store is of use.
+AHEAD = 10_000
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +48,6 @@ class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
     off: dict[str, str] = {}  # node -> why it does not take part
     macs: dict[str, tuple[str, ...]] = {}  # node that holds or has held it -> its Ethernet addresses then
-    confirmed: bool = False  # a person says that it is down everywhere: no node's own memory counts against it
     cause: str = ""  # of the last change
 
 
@@ -195,7 +196,7 @@ def judge(
         return _ripe(view, seen, wait, cause, _taken(None, me, floor, lease, cause, owing=False), None)
     revision, record = found
     holder = record.holder
-    if record.term < floor and not record.confirmed:
+    if record.term < floor:
         # the store went back in time: whoever holds the later term may be alive
         # our own renewals are no sign of whoever holds the later term
         others = holder is not None and holder.nonce != me.nonce and not record.released
@@ -275,7 +276,7 @@ def handed_over(before: PackageRecord | None, now: PackageRecord | None) -> bool
         and now.released
         and now.holder == before.holder
         and now.term == before.term
-        and not (now.unfenced or now.confirmed)
+        and not now.unfenced
     )
 
 
@@ -301,8 +302,10 @@ def switched_on(record: PackageRecord, node: str) -> PackageRecord:
 
 
 def unlocked(record: PackageRecord, cause: str) -> PackageRecord:
-    """Free because a person says that it is down everywhere: no holder waits, no debt is owed."""
-    return msgspec.structs.replace(record, released=True, unfenced=(), confirmed=True, cause=cause)
+    """Free because a person says that it is down everywhere: no holder waits, no debt is owed. The term is ahead of
+    whatever a node remembers, so that nobody's memory makes it wait, also where an old backup of the store was put
+    back before; yet a mere mark "at once" in the record would free it once more when *this* record is put back."""
+    return msgspec.structs.replace(record, released=True, unfenced=(), term=record.term + AHEAD, cause=cause)
 
 
 def first(lease: float, cause: str) -> PackageRecord:
