@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def btw_resource_types() -> list[type[Resource]]:
+    from .external import External
     from .flag import Flag
     from .program import Program
     from .script import Script
     from .service import Service
 
-    return [Program, Service, Flag, Script]
+    return [Program, Service, Flag, Script, External]
 
 
 @hookimpl
