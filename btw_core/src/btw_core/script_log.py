@@ -1,7 +1,7 @@
 """The log file of a package: what its commands print, for people and for other tools.
 
 A package never fails or waits for its log: what cannot be written is left out, and said once. The file is opened anew
-for each command, so it may be renamed (rotated) at any moment.
+for each piece of output, so it may be renamed (rotated) at any moment.
 """
 
 from __future__ import annotations
@@ -34,15 +34,8 @@ class ScriptLog:
     def __init__(self, path: str, who: str, trouble: Callable[[str], None]) -> None:
         self._path, self._who, self._trouble = path, who, trouble
         self._partial = b""
-        self._descriptor: int | None = None
-        try:
-            self._descriptor = open_log(path) if path else None
-        except OSError as error:
-            self._tell(error)
 
     def feed(self, data: bytes) -> None:
-        if self._descriptor is None:
-            return
         *whole, self._partial = (self._partial + data).split(b"\n")
         while len(self._partial) > LINE:
             whole.append(self._partial[:LINE])
@@ -52,22 +45,17 @@ class ScriptLog:
     def end(self) -> None:
         """The command has ended; nothing more comes."""
         self._write([self._partial] if self._partial else [])
-        self._close()
 
     def _write(self, lines: list[bytes]) -> None:
+        if not (lines and self._path):
+            return
         head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self._who}: ".encode()
         data = b"".join(head + line + b"\n" for line in lines)
         try:
-            while data and self._descriptor is not None:
-                data = data[os.write(self._descriptor, data) :]
+            # not kept open: the command may unmount what the log is on
+            with open(open_log(self._path), "wb", buffering=0) as file:
+                while data:
+                    data = data[file.write(data) :]
         except OSError as error:  # ENOSPC, EDQUOT: no reason to fail
-            self._close()
-            self._tell(error)
-
-    def _tell(self, error: OSError) -> None:
-        self._trouble(f"log {self._path}: {error.strerror}; the output is in the journal only")
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._trouble(f"log {self._path}: {error.strerror}; the output is in the journal only")
+            self._path = ""
