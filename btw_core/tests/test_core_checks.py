@@ -107,6 +107,17 @@ def test_a_package_of_other_nodes_is_not_looked_at_here(checker: Checker) -> Non
     assert checker.problems() == []
 
 
+def test_a_log_that_cannot_be_written(checker: Checker) -> None:
+    """Nobody would notice otherwise: output that cannot be written fails nothing."""
+    checker.package("a", POOL, head=f'log = "{checker.directory}/none/log"')
+    checker.package("b", POOL.replace("/a", "/b"), head='log = "/dev/null"')
+    checker.package("c", POOL.replace("/a", "/c"), head=f'log = "{checker.directory}/log"')
+    assert checker.problems() == [
+        f"a.toml:2: log: {checker.directory}/none is no directory; mkdir -p {checker.directory}/none",
+        "b.toml:2: log: /dev/null is no regular file; name another file",
+    ]
+
+
 def test_a_defective_check_is_a_problem(checker: Checker) -> None:
     """A plugin whose check crashes is named with the place; everything else is still reported."""
     checker.package("a", 'type = "fussy"\nmood = "broken"')

@@ -227,6 +227,10 @@ POOL = '[[resource]]\ntype = "pool"\npath = "/x"\n'
         ('[package]\non_stop_failure = "fence"\n' + POOL, "cannot fence this node"),
         ('[package]\non_stop_failure = "pray"\n' + POOL, 'allowed: "hold"'),
         ("[package]\nnodes = []\n" + POOL, "no node may run it"),
+        ('[package.env]\nA = "1"\nBTW_NODE = "x"\n' + POOL, 'web.toml:3: BTW_NODE: found "BTW_NODE", allowed: letters'),
+        ('[package]\nenv = { "a-b" = "1" }\n' + POOL, "rename it, such as PEV_PORT"),
+        ("[package]\nenv = { PEV_PORT = 8080 }\n" + POOL, "web.toml:2: env: found { \"PEV_PORT\" = 8080 }"),
+        ('[package]\nlog = "web.log"\n' + POOL, 'web.toml:2: log: found "web.log", relative to the directory'),
         ('[[resource]]\ntype = "disk"\ndevice = "/d"\ncount = 7\n', "7 is unlucky"),
         ("[package]\ntimeout = 10s\n", "web.toml:2: not TOML"),
     ],
@@ -235,6 +239,19 @@ def test_a_single_fault(node: Node, text: str, said: str) -> None:
     """Each of these package files is refused for exactly one reason."""
     (problem,) = node.refused(text, lock="local:/x", node="n1")
     assert said in problem
+
+
+def test_a_changed_environment_is_a_change_of_every_resource(node: Node) -> None:
+    """What runs would not see it before its next start, so `btw apply` has to hear of it. A log may change any time."""
+    text = "[package]\n{}\n" + POOL
+    digests = []
+    for said in ("", 'env = { PEV_A = "1" }', 'env = { PEV_A = "2" }', 'log = "/var/log/web"'):
+        node.package("web.toml", text.format(said))
+        digests.append(node.load().digests()["pool"])
+    assert len(set(digests[:3])) == 3
+    assert digests[3] == digests[0]
+    node.package("web.toml", text.format('env = { PEV_A = "1" }\nlog = "/var/log/web"'))
+    assert (node.load().env, node.load().log) == ({"PEV_A": "1"}, "/var/log/web")
 
 
 def test_shared_types_need_a_lock_that_somebody_chose(node: Node) -> None:

@@ -106,6 +106,13 @@ def test_state_is_kept_of_a_failure_too(tmp_path: Path) -> None:
     assert do(Verb.START, tmp_path, on_start="nothing", state={"old": 1}).state is None
 
 
+def test_a_start_that_fails_for_every_node(tmp_path: Path) -> None:
+    """Told apart from any other failure, of which another node may know nothing."""
+    result = do(Verb.START, tmp_path, on_start="fails_everywhere")
+    assert (result.error, result.everywhere) == ("the licence has run out; buy another", True)
+    assert not do(Verb.START, tmp_path, on_start="fails").everywhere
+
+
 def test_unknown_resource(tmp_path: Path) -> None:
     """A resource that the configuration has lost since is a failure that says so."""
     error = do(Verb.START, tmp_path, resource="gone").error

@@ -11,10 +11,11 @@ from btw_core.controller import Controller
 from btw_core.lease import decode
 from btw_core.manager import Manager
 from btw_core.placer import Daemon, Placer
+from btw_core.ports import Looked, ResourceHealth
 from btw_core.records import SwitchRecord
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
-from btw_core.types import Incarnation, PackageSpec, ResourceSpec
+from btw_core.types import Incarnation, PackageSpec, ResourceSpec, State, Status
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="@daemon", home="a.1")
 SPEC = PackageSpec(name="web", timing=Timing(), resources=(ResourceSpec(name="flag", type="flag"),))
@@ -68,3 +69,35 @@ def test_a_daemon_that_gives_up_ends() -> None:
             break
     assert "btw init" in manager.failure
     assert manager.finished
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_what_a_failed_start_switches_off(everywhere: bool) -> None:
+    """Exit 1: "do not try elsewhere", auto_run off and node switching unchanged. Exit 2: "try another node", the other
+    way round."""
+    bench = Bench()
+    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
+    placer = _placer(bench)
+    controller = placer.controllers["web"]
+    controller.begin()
+
+    def read() -> None:
+        controller.seen(bench.view())
+        placer.seen(bench.store.records.values(), bench.view())
+        _answers(bench)
+
+    read()
+    read()
+    bench.executor.operations.clear()
+    results = (ResourceHealth(resource="flag", status=Status.DOWN),)
+    controller.looked(Looked(id=bench.executor.looks[-1].id, package="web", results=results))
+    assert controller.situation.state is State.STARTING
+    bench.executor.end(bench.executor.operations[-1], ok=False, error="exit code 1", everywhere=everywhere)
+    _answers(bench)
+    switches = decode(SwitchRecord, "switches/web", bench.store.records["switches/web"].value)
+    if everywhere:
+        assert switches.switch is not None and not switches.switch.on and "exit code 1" in switches.switch.why
+        assert switches.off == {}
+    else:
+        assert switches.switch is None
+        assert "exit code 1" in switches.off["a"].why

@@ -125,6 +125,15 @@ def test_nothing_is_kept_of_another_zygote_or_at_rest() -> None:
         assert case.last.id != before
 
 
+def test_a_start_that_fails_for_every_node_is_told_so() -> None:
+    """And only that start: the stop that follows, and the next start, are as ever."""
+    case = Case().begins(Verb.START).ends().ends(ok=False, error="exit 1", everywhere=True)
+    assert case.outcomes[-1] == Outcome(Verb.START, False, "start of ip: exit 1", everywhere=True)
+    case.begins(Verb.STOP, resources=()).ends()
+    case.begins(Verb.START).ends(ok=False, error="exit 2")
+    assert [outcome.everywhere for outcome in case.outcomes] == [True, False, False]
+
+
 # ---- order
 def test_start_in_order_one_at_a_time() -> None:
     """Each resource is started when the one before it has ended well; then the sequence is done."""

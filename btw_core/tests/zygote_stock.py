@@ -28,7 +28,7 @@ from btw_core.executor import RealExecutor
 from btw_core.operation import Inventory, Stock
 from btw_core.peer import Patience
 from btw_core.ports import Logged, Look, Looked, Operation, OperationEnded, Report
-from btw_core.resource import CannotTell, Context, Failed, Former, Process, Resource
+from btw_core.resource import CannotTell, Context, Failed, FailedEverywhere, Former, Process, Resource
 from btw_core.timing import Timing
 from btw_core.types import PackageSpec, ResourceSpec, Status, Verb
 from btw_core.wire import Loaded
@@ -128,6 +128,10 @@ class Does:
     def fails(directory: Path, ctx: Context) -> None:
         ctx.state["half"] = True
         raise Failed("the disk is on fire; put it out")
+
+    @staticmethod
+    def fails_everywhere(directory: Path, ctx: Context) -> None:
+        raise FailedEverywhere("the licence has run out; buy another")
 
     @staticmethod
     def defect(directory: Path, ctx: Context) -> Status:

@@ -161,23 +161,28 @@ def etcd(directory: Path) -> Iterator[str]:
         process.wait()
 
 
+@contextlib.contextmanager
+def ended(found: Daemons) -> Iterator[Daemons]:
+    """Everything has ended afterwards."""
+    try:
+        yield found
+    finally:
+        for keeper in found.keepers.values():
+            keeper.send_signal(signal.SIGTERM)
+            keeper.send_signal(signal.SIGTERM)
+        for keeper in found.keepers.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                keeper.wait(20)
+            keeper.kill()
+            keeper.wait()
+
+
 @pytest.fixture(params=["local", "etcd"])
 def daemons(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemons]:
     """Nothing runs yet; everything has ended afterwards."""
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(etcd(tmp_path)) if request.param == "etcd" else None
-        found = Daemons(cluster, lock)
-        try:
-            yield found
-        finally:
-            for keeper in found.keepers.values():
-                keeper.send_signal(signal.SIGTERM)
-                keeper.send_signal(signal.SIGTERM)
-            for keeper in found.keepers.values():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    keeper.wait(20)
-                keeper.kill()
-                keeper.wait()
+        yield stack.enter_context(ended(Daemons(cluster, lock)))
 
 
 def started(daemons: Daemons) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .resource import ConfigError as ConfigError
     from .resource import Context as Context
     from .resource import Failed as Failed
+    from .resource import FailedEverywhere as FailedEverywhere
     from .resource import Former as Former
     from .resource import Problem as Problem
     from .resource import Process as Process
@@ -40,6 +41,7 @@ _WHERE = {
     "Conflict": "store",
     "Context": "resource",
     "Failed": "resource",
+    "FailedEverywhere": "resource",
     "Former": "resource",
     "Problem": "resource",
     "Process": "resource",
@@ -63,6 +65,7 @@ __all__ = [
     "Conflict",
     "Context",
     "Failed",
+    "FailedEverywhere",
     "Former",
     "Problem",
     "Process",

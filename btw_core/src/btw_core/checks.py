@@ -60,6 +60,7 @@ def check(setup: Setup, plugins: Plugins, names: Sequence[str] = ()) -> Report:
     for package in packages:
         problems += _order(package) + _stop_timeouts(package)
         if not package.refused_on(setup.config.node):
+            problems += _log(package)
             problems += _resources(package, everything, setup)
     problems.sort(key=lambda each: (each.file, each.line))
     return Report(
@@ -172,12 +173,25 @@ def _stop_timeouts(package: Package) -> list[Problem]:
     return problems
 
 
+def _log(package: Package) -> list[Problem]:
+    """A log that cannot be written costs no service, so nobody would notice."""
+    path = Path(package.log)
+    if not package.log or (path.parent.is_dir() and (path.is_file() or not path.exists())):
+        return []
+    missing = not path.parent.is_dir()
+    text = f"{path.parent} is no directory" if missing else f"{path} is no regular file"
+    remedy = f"mkdir -p {path.parent}" if missing else "name another file"
+    line = package.document.line("package", "log")
+    return [Problem(text=text, remedy=remedy, file=package.file, line=line, key="log")]
+
+
 def _resources(package: Package, everything: list[Package], setup: Setup) -> list[Problem]:
     """What the resources say themselves."""
     context = CheckContext(
         cluster=setup.config.cluster,
         node=setup.config.node,
         package=package.name,
+        env=package.env,
         everything=tuple(
             Sibling(package=each.name, resource=resource) for each in everything for resource in each.resources
         ),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _Type = type[Resource]
 
 _TIMES = ("stop_timeout", "start_timeout", "timeout", "pace")
+_VARIABLE = re.compile(r"(?!BTW_)[A-Za-z_][A-Za-z0-9_]*")
 _IGNORED = re.compile(r"\..*|README.*|.*~|.*\.swp|#.*#")
 
 
@@ -42,6 +43,8 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     resources: tuple[Resource, ...]
     nodes: tuple[str, ...] = ()
     rules: Rules = Rules()
+    env: Mapping[str, str] = {}
+    log: str = ""
     document: Document
 
     def refused_on(self, node: str) -> str:
@@ -54,9 +57,10 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     def digests(self) -> dict[str, str]:
         """What tells two versions of this file apart: "" for its rules and timeouts, and each resource by its name."""
         tables = {key: table for key, table in self.document.data.items() if key != "resource"}
+        env = [dict(self.env)] if self.env else []  # it is of each resource
         digests = {"": _digest(tables)}
         for resource in self.resources:
-            digests[resource.name] = _digest([resource.__struct_config__.tag, msgspec.to_builtins(resource)])
+            digests[resource.name] = _digest([resource.__struct_config__.tag, msgspec.to_builtins(resource), *env])
         return digests
 
     def several(self) -> list[Resource]:
@@ -227,6 +231,8 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
         ),
         resources=tuple(resources),
         nodes=nodes,
+        env=table.env,
+        log=table.log,
         rules=Rules(
             type=table.type,
             nodes=nodes,
@@ -249,6 +255,13 @@ def _package_table(reader: Reader, said: dict[str, Any], config: NodeConfig, hom
         reader.problem(text, remedy, "package", "on_stop_failure")
     elif action not in ("hold", "fence"):
         reader.problem(f'found "{action}", allowed: "hold", "fence"', "", "package", "on_stop_failure")
+    for name, value in values.get("env", {}).items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            text = f'found "{name}", allowed: letters, digits and _, the first no digit; not BTW_..., which btw sets'
+            reader.problem(text, "rename it, such as PEV_PORT", "package", "env", name)
+    if not values.get("log", "/").startswith("/"):
+        text = f'found "{values["log"]}", relative to the directory that btw happens to be started in'
+        reader.problem(text, "give the full path", "package", "log")
     nodes = values.get("nodes", "*")
     for index, node in enumerate(nodes):
         if node != "*" and not NAME.fullmatch(node):

@@ -14,6 +14,7 @@ from .clock import boottime
 from .command import Command, Stat, argv_of, cannot_execute, child_setup, ending, execute, last_said, proc_stat, shown
 from .explain import newest
 from .resource import CannotTell, Completed, Failed, Process
+from .script_log import ScriptLog, open_log
 from .types import Reason, Verb
 
 T = TypeVar("T")
@@ -70,7 +71,8 @@ class RealContext:
     """`resource.Context` on this computer.
 
     `deadline` is an instant of CLOCK_BOOTTIME (None: none, then commands get DEFAULT_LIMIT); `log` takes one line;
-    services print to the file `service_log` (appended; "" = /dev/null); `lost()` says why no effect may begin any more.
+    services print to the file `service_log` (appended; "" = /dev/null); `lost()` says why no effect may begin any more;
+    `env` and `script_log` are what the package's file says: variables for every command, and a file for their output.
     """
 
     def __init__(
@@ -91,13 +93,16 @@ class RealContext:
         holders: Mapping[str, Sequence[str]] | None = None,
         handed_over: bool = False,
         lost: Callable[[], str] = str,
+        env: Mapping[str, str] | None = None,
+        script_log: str = "",
     ) -> None:
         self.cluster, self.node, self.package, self.resource = cluster, node, package, resource
         self.term, self.verb, self.reason, self.state = term, verb, reason, state
         self.holders: Mapping[str, Sequence[str]] = holders or {}
         self.handed_over = handed_over
         self._deadline, self._operation, self._lines = deadline, operation, _Lines(log)
-        self._service_log, self._lost = service_log, lost
+        self._service_log, self._script_log, self._lost = service_log, script_log, lost
+        self._env = dict(env or {})
         self._services: list[subprocess.Popen[bytes]] = []  # kept: a Popen object that is dropped warns
 
     def remaining(self) -> float:
@@ -128,6 +133,13 @@ class RealContext:
         """See `resource.Context.run`. In status every refusal is CannotTell, also of a program that is not there."""
         limit = min(self.remaining(), math.inf if timeout is None else timeout)
         operating = self.verb is not None
+        copy = ScriptLog(self._script_log, f"{self.node} {self.verb} {self.resource}", self.log) if operating else None
+
+        def feed(data: bytes) -> None:
+            self._lines.feed(data)
+            if copy is not None:
+                copy.feed(data)
+
         try:
             done = execute(
                 command,
@@ -135,7 +147,7 @@ class RealContext:
                 env={**self.environment(), **(env or {})},
                 cwd=cwd,
                 input=input,
-                feed=self._lines.feed if operating else None,
+                feed=feed if operating else None,
                 tied=operating,
                 explain=newest if operating else None,
             )
@@ -148,6 +160,8 @@ class RealContext:
             raise CannotTell(str(error)) from None
         finally:
             self._lines.end()
+            if copy is not None:
+                copy.end()
         return done
 
     def spawn(self, command: Command, *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Process:
@@ -176,6 +190,15 @@ class RealContext:
         return Process(pid=process.pid, start_time=cast(Stat, proc_stat(process.pid)).start_time)
 
     def _log_file(self, stack: contextlib.ExitStack) -> int:
+        if self._script_log:
+            try:
+                descriptor = open_log(self._script_log)
+            except OSError as error:
+                self.log(f"log {self._script_log}: {error.strerror}; it prints to {self._service_log or os.devnull}")
+            else:
+                stack.callback(os.close, descriptor)
+                os.set_blocking(descriptor, True)  # the service shares it, and may not expect otherwise
+                return descriptor
         path = self._service_log or os.devnull
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -185,9 +208,11 @@ class RealContext:
         return descriptor
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, its BTW_* variables replaced by those of the contract."""
+        """This process's environment and the package's, its BTW_* variables replaced by those of the contract."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BTW_")}
-        return inherited | {
+        return {
+            **inherited,
+            **self._env,
             "BTW_CLUSTER": self.cluster,
             "BTW_NODE": self.node,
             **{name: value for name, value in os.environ.items() if name == "BTW_HOME"},  # what containment looks for

@@ -329,7 +329,7 @@ class Controller:
             case Verb.START, True:
                 self.apply(ev.StartSucceeded(at=now, cause=f"in {now - self.work.began:.1f} s"))
             case Verb.START, False:
-                self.apply(ev.StartFailed(at=now, cause=outcome.cause))
+                self.apply(ev.StartFailed(at=now, cause=outcome.cause, everywhere=outcome.everywhere))
             case Verb.HEAL, True:
                 if self.situation.state in WATCHED:
                     self.health.clear()

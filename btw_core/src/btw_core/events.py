@@ -62,7 +62,9 @@ class StartSucceeded(Event, frozen=True, kw_only=True):
 
 
 class StartFailed(Event, frozen=True, kw_only=True):
-    """A resource did not start."""
+    """A resource did not start. `everywhere`: other nodes are not to try either."""
+
+    everywhere: bool = False
 
 
 class StartOverdue(Event, frozen=True, kw_only=True):

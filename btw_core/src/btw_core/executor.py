@@ -245,6 +245,7 @@ class RealExecutor:
                 error=error,
                 state=result.state,
                 survivors=result.survivors,
+                everywhere=result.everywhere,
             )
         )
 

@@ -54,7 +54,7 @@ def configured(arguments: Sequence[str]) -> Inventory:
     return Inventory(
         cluster=config.cluster,
         node=config.node,
-        packages={p.name: Stock(p.spec, {r.name: r for r in p.resources}) for p in packages},
+        packages={p.name: Stock(p.spec, {r.name: r for r in p.resources}, p.env, p.log) for p in packages},
         problems=tuple(problems),
         rules={p.name: p.rules for p in everything},
         digests={p.name: p.digests() for p in everything if p in packages},

@@ -322,6 +322,7 @@ class Observer:
             deadline=boottime() + timing.timeout,
             operation="",
             log=lambda text: self._say(package, name, text),
+            env=self._inventory.packages[package].env,
         )
         return cast(Context, context)
 

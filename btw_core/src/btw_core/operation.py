@@ -26,7 +26,7 @@ from .context import RealContext
 from .explain import processes
 from .hold import Hold
 from .ports import Operation
-from .resource import CannotTell, Context, Failed, Former, Problem, Process, Resource
+from .resource import CannotTell, Context, Failed, FailedEverywhere, Former, Problem, Process, Resource
 from .types import PackageSpec, Reason, Status, Verb
 from .wire import Result, bounded
 
@@ -37,10 +37,12 @@ UNLIMITED = 3600.0
 
 
 class Stock(NamedTuple):
-    """A package with its resource objects, by name in start order."""
+    """A package with its resource objects, by name in start order; what its file says for all commands."""
 
     spec: PackageSpec
     resources: Mapping[str, Resource]
+    env: Mapping[str, str] = {}
+    log: str = ""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,17 +93,17 @@ def perform(
     end -= min(0.3, 0.1 * max(0.0, end - begun))  # what is left over is for saying how it ended
     state = dict(operation.state)
     survivors: tuple[str, ...] = ()
-    error = ""
+    error, everywhere = "", False
     match operation.verb:
         case Verb.START | Verb.STOP | Verb.HEAL:
-            error = _work(operation, inventory, state, end, log, pulse)
+            error, everywhere = _work(operation, inventory, state, end, log, pulse)
         case Verb.SURVEY:
             survivors = _described(here.members(operation.package), spared)
         case Verb.SWEEP:
             survivors = _sweep(lambda: members(here.members, operation), spared, here, end, log)
             error = _survived(survivors)
         case Verb.FENCE if operation.resource:
-            error = _work(operation, inventory, state, end, log, pulse)
+            error, _ = _work(operation, inventory, state, end, log, pulse)
         case Verb.FENCE:
             error, survivors = _fence(operation, spared, end, log)
     kept_state: dict[str, Any] | None = state if state != operation.state else None
@@ -112,7 +114,7 @@ def perform(
     else:
         if size > STATE:
             error, kept_state = error or f"ctx.state has {size} bytes as JSON, at most {STATE} are kept", None
-    return Result(id=operation.id, error=error, state=kept_state, survivors=survivors)
+    return Result(id=operation.id, error=error, state=kept_state, survivors=survivors, everywhere=everywhere)
 
 
 def prepare(package: str, inventory: Inventory) -> None:
@@ -132,6 +134,7 @@ def prepare(package: str, inventory: Inventory) -> None:
                 deadline=None,
                 operation="",
                 log=lambda _text: None,
+                env=stock.env if stock else None,
             )
             # foreign code: what is wrong will be said when it is started; SystemExit is no reason to go either
             with contextlib.suppress(BaseException):
@@ -146,8 +149,8 @@ def _work(
     end: float,
     log: Callable[[str], None],
     pulse: str,
-) -> str:
-    """Returns what went wrong, "" for nothing."""
+) -> tuple[str, bool]:
+    """Returns what went wrong, "" for nothing, and whether it went wrong for every node."""
     hold = Hold(pulse, operation.package, operation.term, operation.not_after)
 
     def context(verb: Verb | None) -> RealContext:
@@ -167,12 +170,14 @@ def _work(
             holders=operation.holders if verb else {},
             handed_over=operation.handed_over and verb is Verb.START,
             lost=hold.trouble,
+            env=inventory.packages[operation.package].env,
+            script_log=inventory.packages[operation.package].log,
         )
 
     try:
         resource = inventory.resource(operation.package, operation.resource)
     except Failed as failure:
-        return str(failure)
+        return str(failure), False
     ctx = context(operation.verb)
     printed = _Printed(ctx.log)
     try:
@@ -190,10 +195,10 @@ def _work(
                 assert operation.target is not None
                 cast(Any, resource).fence(ctx, Former(node=operation.target.node))
     except BaseException as failure:  # noqa: BLE001 - foreign code; SystemExit and the like are defects as well
-        return explain(failure, resource)
+        return explain(failure, resource), isinstance(failure, FailedEverywhere)
     finally:
         printed.end()
-    return ""
+    return "", False
 
 
 def _verify(resource: Resource, ctx: Context) -> None:

@@ -379,6 +379,8 @@ def _maintenance(papers: SwitchRecord | None) -> str:
 def _happening(event: Event, state: State) -> Happening | None:
     """What a step changes by the table of switches."""
     match event:
+        case ev.StartFailed(everywhere=True) if state is State.FAILING:
+            return Happening.START_FINAL
         case ev.StartFailed() | ev.HealFailed() if state is State.FAILING:
             return Happening.FAILED
         case ev.HealthSeen() | ev.HealthOverdue() if state is State.FAILING:

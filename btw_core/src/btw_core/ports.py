@@ -88,6 +88,7 @@ class OperationEnded(Report, frozen=True, kw_only=True):
     error: str = ""
     state: dict[str, Any] | None = None  # new ctx.state of the resource; None: unchanged
     survivors: tuple[str, ...] = ()  # sweep, survey, fence: "pid 12 (sleep), state D in fuse_wait"
+    everywhere: bool = False  # a start that other nodes are not to try either
 
 
 class ResourceHealth(msgspec.Struct, frozen=True, kw_only=True):

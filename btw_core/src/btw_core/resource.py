@@ -31,6 +31,11 @@ class Failed(Exception):
     Any other exception is a defect of the plugin; it counts as failed as well and is journalled with its place."""
 
 
+class FailedEverywhere(Failed):
+    """Raised by `start`: other nodes are not to try it either. A `btw daemon` switches auto_run off; for `btw run`,
+    which has no such switch, it is like any failure."""
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Something wrong or risky in the configuration: where, what was found, what is allowed, what to do."""
 
@@ -133,7 +138,8 @@ class Context(Protocol):
         ...
 
     def environment(self) -> dict[str, str]:
-        """BTW_CLUSTER, BTW_NODE, BTW_PACKAGE, BTW_TERM, BTW_RESOURCE, BTW_VERB, BTW_REASON, BTW_OPERATION."""
+        """This process's, with BTW_CLUSTER, BTW_NODE, BTW_PACKAGE, BTW_TERM, BTW_RESOURCE, BTW_VERB, BTW_REASON,
+        BTW_OPERATION, and what `[package.env]` says."""
         ...
 
     def shared(self, factory: Callable[[], T]) -> T:
@@ -204,3 +210,4 @@ class CheckContext(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     package: str
     everything: tuple[Sibling, ...]
+    env: Mapping[str, str] = {}  # what `[package.env]` says

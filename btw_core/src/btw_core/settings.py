@@ -90,6 +90,13 @@ class PackageTable(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=3000)] | None,
         Meta(description="who decides and who gives way: lower wins", examples=[100]),
     ] = None
+    env: Annotated[
+        dict[str, str],
+        Meta(description="environment of every command of its resources", examples=[{"PEV_PORT": "8080"}]),
+    ] = {}
+    log: Annotated[
+        str, Meta(description="file for what its commands and services print; default: the journal, and PACKAGE.log")
+    ] = ""
     on_stop_failure: Annotated[
         str, Meta(description='"hold": keep the lock until a person decides; "fence": reboot this node')
     ] = "hold"

@@ -113,6 +113,7 @@ class Result(Message, frozen=True, kw_only=True):
     error: str = ""  # "" = ok
     state: dict[str, Any] | None = None
     survivors: tuple[str, ...] = ()
+    everywhere: bool = False  # a start failed for every node
 
 
 class Exited(Message, frozen=True, kw_only=True):

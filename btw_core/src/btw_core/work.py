@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     ok: bool
     cause: str
     survivors: tuple[str, ...] = ()
+    everywhere: bool = False  # a start that other nodes are not to try either
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +75,7 @@ class Work:
         self._order: Order | None = None
         self._todo: list[ResourceSpec] = []
         self._failures: list[str] = []
+        self._everywhere = False
         self._current: str | None = None
         self._sweeping = False
         self._tries = 0
@@ -121,7 +123,7 @@ class Work:
         self.cancel()
         self._order = order
         self._failures = []
-        self._sweeping = False
+        self._everywhere = self._sweeping = False
         self._tries = TRIES
         backwards = order.verb is Verb.STOP
         self._stops += backwards
@@ -263,6 +265,7 @@ class Work:
             self._current = None
             if not report.answered and self._once_more(operation, report.error):
                 return
+            self._everywhere = self._everywhere or report.everywhere
             if not report.ok or report.survivors:
                 what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""
@@ -305,4 +308,4 @@ class Work:
             else:
                 self.reach = self._stops = 0
                 self.state = {}
-        self._done(Outcome(order.verb, ok, cause, tuple(survivors)))
+        self._done(Outcome(order.verb, ok, cause, tuple(survivors), self._everywhere))

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from btw_core.command import proc_stat
-from btw_core.testing import ResourceContract
+from btw_core.testing import Bench, ResourceContract
+from btw_core.types import Status, Verb
 
 Table = dict[str, Any]
+#: Seconds for a start that is to fail.
+SHORT = 1.5
 
 
 class TestFlag(ResourceContract):
@@ -76,6 +79,69 @@ class TestScript(ResourceContract):
 
     def effect(self, table: Table) -> bool:
         return self._up(table).exists()
+
+
+class TestExternal(ResourceContract):
+    bad = (({"path": "relative"}, "path"), ({"path": "/nonexistent"}, "path"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def table(cls, tmp_path_factory: pytest.TempPathFactory) -> Table:
+        script = tmp_path_factory.mktemp("kit") / "script"
+        script.write_text('#!/bin/sh\ncase $1 in\nstart) touch "$0.up";;\nstop) rm -f "$0.up";;\nesac\n')
+        script.chmod(0o755)
+        return {"type": "external", "path": str(script)}
+
+    def break_it(self, table: Table) -> None:
+        Path(table["path"]).with_suffix(".up").unlink()
+
+    def effect(self, table: Table) -> bool:
+        return Path(table["path"]).with_suffix(".up").exists()
+
+    def test_what_breaks_is_seen(self, bench: Bench, table: Table) -> None:
+        """Not here: nobody asks the script while it is up."""
+        self.done(bench, Verb.START, "the start")
+        self.break_it(table)
+        self.must(self.look(bench).status is Status.UP, "somebody has asked it")
+
+    def test_what_broke_is_put_back(self, bench: Bench, table: Table) -> None:
+        """By a stop and a start of the package, whatever they were asked for."""
+        self.done(bench, Verb.START, "the start")
+        self.break_it(table)
+        self.done(bench, Verb.STOP, "the stop of what broke")
+        self.done(bench, Verb.START, "the start after that")
+        self.up(bench, table, "after that")
+
+
+class TestGeneric(ResourceContract):
+    bad = (({"path": "relative"}, "path"), ({"up": "often"}, "up"), ({"up": "9-1"}, "up"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def table(cls, tmp_path_factory: pytest.TempPathFactory) -> Table:
+        return {"type": "generic", "path": str(tmp_path_factory.mktemp("kit") / "value"), "up": ">= 50"}
+
+    @pytest.fixture(autouse=True)
+    def value(self, table: Table) -> None:
+        Path(table["path"]).write_text("50\n")
+
+    def break_it(self, table: Table) -> None:
+        Path(table["path"]).write_text("49\n")
+
+    def endless(self, table: Table) -> Table:
+        return {**table, "path": f"{table['path']}.nobody-sets-it"}
+
+    def test_what_broke_is_put_back(self, bench: Bench, table: Table) -> None:
+        """By whoever sets the value: a start waits for that."""
+        self.done(bench, Verb.START, "the start")
+        self.break_it(table)
+        self.done(bench, Verb.STOP, "the stop of what broke")
+        self.down(bench, table, "after the stop of what broke")
+        failed = self.tried(bench, Verb.START, seconds=SHORT)
+        self.must("says 49, up means >= 50" in failed.error, f"a start with that value says: {failed.error}")
+        Path(table["path"]).write_text("51\n")
+        self.done(bench, Verb.START, "the start after that")
+        self.up(bench, table, "after that")
 
 
 class TestService(ResourceContract):

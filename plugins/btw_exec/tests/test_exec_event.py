@@ -57,11 +57,11 @@ def test_hangs(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_types_are_those_of_the_entry_points() -> None:
-    """The types are exec, service, flag and script; each parameter says what it means and gives an example."""
+    """The types are these; each parameter says what it means and gives an example."""
     from btw_core.parameters import parameters
 
     types = {kind.__struct_config__.tag: kind for kind in btw_resource_types()}
-    assert set(types) == {"exec", "service", "flag", "script"}
+    assert set(types) == {"exec", "service", "flag", "script", "external", "generic"}
     for tag, kind in types.items():
         for parameter in parameters(kind):
             if parameter.name not in ("name", "start_timeout", "stop_timeout"):

@@ -231,6 +231,21 @@ def test_restart_counts(state: State) -> None:
     assert "restarts" not in state
 
 
+def test_a_service_knows_how_often_it_was_restarted(state: State, tmp_path: Path) -> None:
+    """0 at its start, then each restart; the package's variables and its own are there as well."""
+    said = tmp_path / "said"
+    os.mkfifo(said)
+    command = f'echo "$BTW_RESTARTS $PEV_A $PEV_B" > {said}; exec sleep 1000'
+    service = Service(command=command, restart="unlimited", env={"PEV_B": "own"})
+    env = {"PEV_A": "package", "PEV_B": "package"}
+    service.start(FakeContext(state=state, env=env))
+    assert wait_line(said) == "0 package own"
+    for number in (1, 2):
+        kill(service, state)
+        service.heal(FakeContext(Verb.HEAL, state=state, env=env))
+        assert wait_line(said) == f"{number} package own"
+
+
 def test_heal_of_a_living_service(state: State) -> None:
     """heal of a service that lives does nothing and counts nothing."""
     service = Service(command=SLEEP, restart=1)
@@ -268,8 +283,11 @@ def test_no_restart_by_default(state: State) -> None:
         (("/nonexistent/program",), "cannot execute /nonexistent/program: No such file"),
     ],
 )
-def test_ends_at_once(state: State, command: str | tuple[str, ...], message: str) -> None:
+def test_ends_at_once(
+    state: State, command: str | tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service that cannot be executed or ends at once is a failed start, and can be stopped."""
+    monkeypatch.setattr("btw_exec.service.LOOK", GENEROUS)  # the computer may be busy
     service = Service(command=command)
     with pytest.raises(Failed, match=message):
         start(service, state)

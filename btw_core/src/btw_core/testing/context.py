@@ -32,6 +32,8 @@ class FakeContext(RealContext):
         service_log: str = "",
         holders: Mapping[str, Sequence[str]] | None = None,
         handed_over: bool = False,
+        env: Mapping[str, str] | None = None,
+        script_log: str = "",
     ) -> None:
         self.lines: list[str] = []
         self.rechecks = 0
@@ -52,6 +54,8 @@ class FakeContext(RealContext):
             holders=holders,
             handed_over=handed_over,
             lost=self._asked,
+            env=env,
+            script_log=script_log,
         )
         self.set_remaining(seconds)
 

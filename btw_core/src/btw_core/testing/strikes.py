@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from ..loading import configured
-from ..operation import Inventory, Stock
+from ..operation import Inventory
 
 STRIKE, LINES = "strike", "lines"
 #: What `ctx.run` and `ctx.spawn` do belongs to the plugin's start.
@@ -30,7 +30,7 @@ def load(arguments: Sequence[str]) -> Inventory:
     """See `loading.configured`; `arguments[0]`, the directory, must be given."""
     inventory = configured(arguments)
     packages = {
-        name: Stock(stock.spec, {each: _Mortal(r, Path(arguments[0])) for each, r in stock.resources.items()})  # type: ignore[misc]
+        name: stock._replace(resources={each: _Mortal(r, Path(arguments[0])) for each, r in stock.resources.items()})  # type: ignore[misc]
         for name, stock in inventory.packages.items()
     }
     return msgspec.structs.replace(inventory, packages=packages)

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 @hookimpl
 def btw_resource_types() -> list[type[Resource]]:
+    from .external import External
     from .flag import Flag
+    from .generic import Generic
     from .program import Program
     from .script import Script
     from .service import Service
 
-    return [Program, Service, Flag, Script]
+    return [Program, Service, Flag, Script, External, Generic]
 
 
 @hookimpl
@@ -41,6 +43,7 @@ def btw_event(event: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
 @hookimpl
 def btw_commands() -> Mapping[str, click.Command]:
+    from .generic_command import command
     from .probe import probe
 
-    return {"probe": probe}
+    return {"probe": probe, "generic": command}

@@ -52,5 +52,5 @@ class Program(Resource, frozen=True, kw_only=True, tag="exec"):
     def check(self, ctx: CheckContext) -> list[Problem]:
         found = cwd_problems(self.cwd)
         for key in ("start", "stop", "status"):
-            found += command_problems(key, getattr(self, f"{key}_command"), self.cwd, self.env)
+            found += command_problems(key, getattr(self, f"{key}_command"), self.cwd, {**ctx.env, **self.env})
         return found

@@ -104,7 +104,7 @@ class Service(Resource, frozen=True, kw_only=True, tag="service"):
         ctx.state.clear()
 
     def check(self, ctx: CheckContext) -> list[Problem]:
-        found = cwd_problems(self.cwd) + command_problems("command", self.command, self.cwd, self.env)
+        found = cwd_problems(self.cwd) + command_problems("command", self.command, self.cwd, {**ctx.env, **self.env})
         if not self.user:
             return found
         try:
@@ -121,7 +121,7 @@ class Service(Resource, frozen=True, kw_only=True, tag="service"):
         return found
 
     def _launch(self, ctx: Context) -> None:
-        command, env = self.command, dict(self.env)
+        command, env = self.command, {**self.env, "BTW_RESTARTS": str(ctx.state.get("restarts", 0))}
         if self.user:
             command, account = _as_user(self.user, command)
             env = account | env

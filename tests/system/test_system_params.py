@@ -1,0 +1,73 @@
+"""What a Serviceguard administrator writes into a package: external scripts and their exit codes, PEV variables, the
+script log, generic resources. Two real daemons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Cluster
+from .test_system_cluster import Daemons, ended
+
+SCRIPT = """\
+#!/bin/sh
+echo "$1 on $BTW_NODE by $PEV_WHO"
+[ "$1$BTW_NODE" = startn1 ] && exit $PEV_CODE
+exit 0
+"""
+HEAD = """\
+[package]
+nodes = ["n1", "n2"]
+pace = 0.5
+timeout = 5
+start_timeout = 20
+stop_timeout = 4
+log = "{log}"
+
+[package.env]
+PEV_WHO = "{name}"
+PEV_CODE = "{code}"
+
+[[resource]]
+"""
+
+
+@pytest.fixture
+def daemons(cluster: Cluster) -> Iterator[Daemons]:
+    with ended(Daemons(cluster, None)) as found:
+        yield found
+
+
+def test_external_scripts_and_a_generic_resource(daemons: Daemons) -> None:
+    """Start with exit 1: "do not try elsewhere", auto_run off. With exit 2: another node has it. A value that goes down
+    is a failure of the package, and the next node's start waits for it."""
+    script, value = daemons.directory / "script", daemons.directory / "value"
+    script.write_text(SCRIPT)
+    script.chmod(0o755)
+    value.write_text("80\n")
+    logs = {}
+    for name, code in (("final", 1), ("other", 2), ("fibre", 0)):
+        logs[name] = daemons.directory / f"{name}.log"
+        text = HEAD.format(name=name, code=code, log=logs[name]) + f'type = "external"\npath = "{script}"\n'
+        if name == "fibre":
+            text += f'[[resource]]\ntype = "generic"\npath = "{value}"\nup = ">= 50"\n'
+        (daemons.directory / "packages" / f"{name}.toml").write_text(text)
+    daemons.begin("n1", "n2")
+    daemons.settles(final="", other="n2", fibre="n1")
+
+    said = daemons.btw("why", "final")
+    assert "auto_run is off by btw on n1" in said and "exit code 1" in said
+    assert "switched off on n1 by btw on n1" in daemons.btw("why", "other", "--on", "n1")
+    assert [line.partition(": ")[2] for line in logs["final"].read_text().splitlines()] == [
+        "start on n1 by final",
+        "stop on n1 by final",
+    ]
+    assert " n2 start external: start on n2 by other\n" in logs["other"].read_text()
+
+    daemons.cluster.btw("generic", "set", "generic", "49")
+    daemons.settles(fibre="")
+    daemons.cluster.btw("generic", "set", "generic", "50")
+    daemons.settles(fibre="n2")
+    assert "switched off on n1 by btw on n1" in daemons.btw("why", "fibre", "--on", "n1")
+    assert any("value says 49, up means >= 50" in line for line in daemons.journal("output", "fibre"))
