@@ -51,9 +51,7 @@ class Case(Bench):
 
     def begins(self, verb: Verb, seconds: float = 30.0, resources: tuple[ResourceSpec, ...] = RESOURCES) -> Case:
         self.begun = len(self.executor.operations)
-        order = Order(
-            verb=verb, term=7, deadline=self.clock.time + seconds, reason=Reason.USER, resources=resources
-        )
+        order = Order(verb=verb, term=7, deadline=self.clock.time + seconds, reason=Reason.USER, resources=resources)
         self.work.begin(order)
         return self
 
@@ -102,6 +100,22 @@ def test_a_sweep_finds_nobody_who_was_kept_ready() -> None:
     case.work.keep_ready(True)
     case.begins(Verb.STOP, resources=())
     assert case.last.verb is Verb.SWEEP and case.executor.ready == {"web": ""}
+
+
+def test_a_stop_that_was_swept_at_once_is_not_swept_again() -> None:
+    """The zygote looks as soon as the last resource has stopped. What it says of any other, or of one that failed or
+    said nothing, counts for nothing."""
+    case = Case().begins(Verb.STOP).ends(swept=True).ends(swept=True)
+    assert (case.last.verb, case.last.last) == (Verb.STOP, True)
+    case.ends(ok=False, answered=False, swept=True)
+    assert (case.last.verb, case.last.last) == (Verb.STOP, True)
+    case.ends().ends()
+    case.begins(Verb.STOP).ends().ends().ends(swept=True)
+    stops = [f"stop {name}" for name in ("web", "ip", "disk")]
+    assert case.names() == [*stops, "stop disk", "sweep", *stops]
+    assert case.outcomes == 2 * [Outcome(Verb.STOP, True, "")]
+    case.begins(Verb.STOP).ends().ends(ok=False, error="exit 1").ends(swept=True)
+    assert case.outcomes[2:] == [Outcome(Verb.STOP, False, "stop of ip: exit 1")]
 
 
 def test_what_was_kept_for_a_start_serves_the_stop() -> None:

@@ -266,6 +266,8 @@ class Work:
             if not report.answered and self._once_more(operation, report.error):
                 return
             self._everywhere = self._everywhere or report.everywhere
+            if operation.last and report.ok and report.swept:
+                self._sweeping = True
             if not report.ok or report.survivors:
                 what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""
