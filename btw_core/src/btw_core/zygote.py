@@ -178,7 +178,7 @@ class Zygote:
 
         def job() -> int:
             title("btw-ready")
-            prepare(package, self._inventory)
+            prepare(package, self._inventory, self._here, self._pulse)
             select.select([there], [], [])
             try:
                 order, _ = wire.receive(there, wire.TO_ZYGOTE)
