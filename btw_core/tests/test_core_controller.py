@@ -13,6 +13,7 @@ from btw_core.summary import summary
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
+from btw_core.work import AFTERWARDS
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web", home="a.1")
 ME_BEFORE = msgspec.structs.replace(ME, nonce="before")
@@ -132,6 +133,7 @@ def test_a_process_is_kept_ready_where_something_may_have_to_be_done_at_once() -
     assert case.executor.ready["web"]
     case.write(msgspec.structs.replace(held, released=True))
     case.read()
+    case.wait(AFTERWARDS)
     assert case.executor.operations[0].id.rpartition(".")[0] == case.executor.ready["web"].rpartition(".")[0]
     for _ in RESOURCES:
         case.ends()

@@ -10,7 +10,7 @@ from btw_core.ports import Operation
 from btw_core.testing.fakes import Bench
 from btw_core.timing import KILL_GRACE, Timing
 from btw_core.types import Incarnation, PackageSpec, Reason, ResourceSpec, Verb
-from btw_core.work import Order, Outcome, Work
+from btw_core.work import AFTERWARDS, Order, Outcome, Work
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web")
 RESOURCES = (
@@ -51,9 +51,7 @@ class Case(Bench):
 
     def begins(self, verb: Verb, seconds: float = 30.0, resources: tuple[ResourceSpec, ...] = RESOURCES) -> Case:
         self.begun = len(self.executor.operations)
-        order = Order(
-            verb=verb, term=7, deadline=self.clock.time + seconds, reason=Reason.USER, resources=resources
-        )
+        order = Order(verb=verb, term=7, deadline=self.clock.time + seconds, reason=Reason.USER, resources=resources)
         self.work.begin(order)
         return self
 
@@ -76,7 +74,8 @@ def started() -> Case:
 
 # ---- a process kept ready
 def test_the_first_operation_is_what_a_process_was_kept_ready_for() -> None:
-    """Its id is written down with the intent as any other; the next one is forked while the one before it runs."""
+    """Its id is written down with the intent as any other; the next one is forked while the one before it runs, but not
+    in its way."""
     case = Case()
     case.work.prompt = True
     case.work.keep_ready(True)
@@ -86,13 +85,15 @@ def test_the_first_operation_is_what_a_process_was_kept_ready_for() -> None:
     case.begins(Verb.START)
     assert case.last.id == ready
     assert case.remembered == [(ready.rpartition(".")[0],)]
+    assert case.executor.ready["web"] == ""
+    case.wait(AFTERWARDS)
     following = case.executor.ready["web"]
     assert following not in ("", ready)
     case.ends()
     assert case.last.id == following
+    case.ends().wait(1.0)  # sooner than the third could be made ready
     assert {operation.id.rpartition(".")[0] for operation in case.executor.operations} == {case.work.pending[0]}
-    case.ends()
-    assert case.executor.ready["web"] == ""  # nothing is kept for a fourth
+    assert case.executor.ready["web"] == ""  # and nothing is kept for a fourth
 
 
 def test_a_sweep_finds_nobody_who_was_kept_ready() -> None:
@@ -104,9 +105,26 @@ def test_a_sweep_finds_nobody_who_was_kept_ready() -> None:
     assert case.last.verb is Verb.SWEEP and case.executor.ready == {"web": ""}
 
 
+def test_a_stop_that_was_swept_at_once_is_not_swept_again() -> None:
+    """The zygote looks as soon as the last resource has stopped. What it says of any other, or of one that failed or
+    said nothing, counts for nothing."""
+    case = Case().begins(Verb.STOP).ends(swept=True).ends(swept=True)
+    assert (case.last.verb, case.last.last) == (Verb.STOP, True)
+    case.ends(ok=False, answered=False, swept=True)
+    assert (case.last.verb, case.last.last) == (Verb.STOP, True)
+    case.ends().ends()
+    case.begins(Verb.STOP).ends().ends().ends(swept=True)
+    stops = [f"stop {name}" for name in ("web", "ip", "disk")]
+    assert case.names() == [*stops, "stop disk", "sweep", *stops]
+    assert case.outcomes == 2 * [Outcome(Verb.STOP, True, "")]
+    case.begins(Verb.STOP).ends().ends(ok=False, error="exit 1").ends(swept=True)
+    assert case.outcomes[2:] == [Outcome(Verb.STOP, False, "stop of ip: exit 1")]
+
+
 def test_what_was_kept_for_a_start_serves_the_stop() -> None:
     """A start that ends before its second operation leaves that one's process to the stop, under one name for both."""
     case = Case().begins(Verb.START)
+    case.wait(AFTERWARDS)
     ready = case.executor.ready["web"]
     case.ends(ok=False, error="exit 1").begins(Verb.STOP)
     assert (case.last.verb, case.last.id) == (Verb.STOP, ready)

@@ -148,10 +148,13 @@ def test_the_sweep_after_the_last_stop_finds_everybody(tmp_path: Path, where: st
                 )
                 write_pid(tmp_path / "service", stranger.pid)
             try:
-                assert (await m.ended(m.begin(Verb.STOP, id="s.1", last=True))).ok
+                stopped = await m.ended(m.begin(Verb.STOP, id="s.1", last=True))
+                assert stopped.ok and not stopped.swept
                 swept = await m.ended(m.begin(Verb.SWEEP, id="s.2"))
                 assert swept.ok and not m.running("service")
                 assert [line for line in m.lines() if "left behind" in line]
+                for last in (True, False):  # nobody is left now, which only the last stop looks for
+                    assert (await m.ended(m.begin(Verb.STOP, id=f"t.{last}", last=last))).swept is last
             finally:
                 if stranger is not None:
                     stranger.kill()

@@ -230,9 +230,9 @@ class RealExecutor:
         elif running.result is None or exited.cause:
             self._ended(exited.id, f"ended without a result: {exited.cause or 'exit code 0'}", answered=False)
         else:
-            self._ended(exited.id, running.result.error)
+            self._ended(exited.id, running.result.error, swept=exited.swept)
 
-    def _ended(self, id: str, error: str, *, answered: bool = True) -> None:
+    def _ended(self, id: str, error: str, *, answered: bool = True, swept: bool = False) -> None:
         running = self._running.pop(id, None)
         if running is None:
             return
@@ -246,6 +246,7 @@ class RealExecutor:
                 state=result.state,
                 survivors=result.survivors,
                 everywhere=result.everywhere,
+                swept=swept,
             )
         )
 

@@ -117,8 +117,11 @@ def perform(
     return Result(id=operation.id, error=error, state=kept_state, survivors=survivors, everywhere=everywhere)
 
 
-def prepare(package: str, inventory: Inventory) -> None:
-    """What resources of the package open in advance, in a process that waits to be told which operation it is."""
+def prepare(package: str, inventory: Inventory, here: Containment, pulse: str) -> None:
+    """What resources of the package open in advance, in a process that waits to be told which operation it is. And the
+    way there once, to a resource that does not exist: what a fork touches first the kernel copies, page by page."""
+    nothing = Operation(id="", package=package, verb=Verb.START)
+    perform(nothing, inventory, here, (), lambda _text: None, pulse)
     stock = inventory.packages.get(package)
     for name, resource in stock.resources.items() if stock else ():
         if hasattr(resource, "prepare"):

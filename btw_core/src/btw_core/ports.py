@@ -41,7 +41,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     state: dict[str, Any] = {}  # of this resource
     holders: dict[str, tuple[str, ...]] = {}  # with a resource: see Context.holders
     handed_over: bool = False  # start: see Context.handed_over
-    last: bool = False  # stop: nothing but the sweep comes after it
+    last: bool = False  # stop: nothing but the sweep comes after it, which may be done at once, see `swept`
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
@@ -89,6 +89,7 @@ class OperationEnded(Report, frozen=True, kw_only=True):
     state: dict[str, Any] | None = None  # new ctx.state of the resource; None: unchanged
     survivors: tuple[str, ...] = ()  # sweep, survey, fence: "pid 12 (sleep), state D in fuse_wait"
     everywhere: bool = False  # a start that other nodes are not to try either
+    swept: bool = False  # a last stop: the sweep behind it has found nobody, and need not be asked for
 
 
 class ResourceHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -122,6 +122,7 @@ class Exited(Message, frozen=True, kw_only=True):
     id: str
     cause: str = ""  # "exit code 3", "killed by SIGKILL"; "" = it delivered its result and exited
     killed: bool = False  # by order
+    swept: bool = False  # see `OperationEnded`
 
 
 class ObserverEnded(Message, frozen=True, kw_only=True):

@@ -18,6 +18,9 @@ from .types import Incarnation, PackageSpec, Reason, ResourceSpec, Verb
 
 #: How many parts of one stop are repeated when their processes are ended by something else.
 TRIES = 3
+#: Seconds after which the process of the next resource is forked, so that the fork is not in the way of the present
+#: one, which may have done its work by then.
+AFTERWARDS = 0.005
 #: Paces at most between two stops that are killed because they take too long.
 LONGEST_PATIENCE = 32
 
@@ -149,7 +152,7 @@ class Work:
         self._todo = []
         self._current = None
         self.at = ""
-        for key in ("grace", "operation"):
+        for key in ("grace", "operation", "ready"):
             self.desk.forget((key, self.spec.name))
         for operation in self.alive:
             self.desk.ports.executor.kill(operation)
@@ -241,6 +244,10 @@ class Work:
         self.desk.at(deadline, ("operation", self.spec.name), self._overdue)
         self.desk.operate(operation, self._ended)
         if self._todo:
+            self.desk.at(self._since + AFTERWARDS, ("ready", self.spec.name), self._prepare_next)
+
+    def _prepare_next(self) -> None:
+        if self._current is not None and self._todo and not self._ready:
             self._prepare(self.pending[0])
 
     def _overdue(self) -> None:
@@ -261,11 +268,14 @@ class Work:
         if report.state is not None and operation.resource:
             self.state = {**self.state, operation.resource: report.state}
         if report.id == self._current:
-            self.desk.forget(("operation", self.spec.name))
+            for key in ("operation", "ready"):
+                self.desk.forget((key, self.spec.name))
             self._current = None
             if not report.answered and self._once_more(operation, report.error):
                 return
             self._everywhere = self._everywhere or report.everywhere
+            if operation.last and report.ok and report.swept:
+                self._sweeping = True
             if not report.ok or report.survivors:
                 what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""

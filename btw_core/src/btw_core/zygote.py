@@ -53,6 +53,7 @@ class _Child:
     ) -> None:
         self.id, self.place, self.pid, self.observer, self.order = id, place, pid, observer, order
         self.cause = ""
+        self.operation: Operation | None = None
         self.ordered = False  # to be killed
         self.check, self.pause = 0.0, 0.002  # when to look again whether its place is empty
 
@@ -130,7 +131,7 @@ class Zygote:
             self._look_elsewhere(operation)
         ready = self._ready.pop(operation.package, None)
         if ready is not None and ready.id == operation.id:
-            order, ready.order = ready.order, None
+            order, ready.order, ready.operation = ready.order, None, operation
             assert order is not None
             with contextlib.suppress(OSError), order:  # it has just ended: to be seen like the end of any operation
                 wire.send(order, wire.Operate(operation=operation), 1.0)
@@ -152,6 +153,7 @@ class Zygote:
             self._tell(wire.Exited(id=operation.id, cause=f"cannot begin: {error}"))
         else:
             self._children.append(_Child(operation.id, place, pid))
+            self._children[-1].operation = operation
 
     def _carry_out(self, operation: Operation, place: str) -> int:
         """In the child. Returns its exit code."""
@@ -176,7 +178,7 @@ class Zygote:
 
         def job() -> int:
             title("btw-ready")
-            prepare(package, self._inventory)
+            prepare(package, self._inventory, self._here, self._pulse)
             select.select([there], [], [])
             try:
                 order, _ = wire.receive(there, wire.TO_ZYGOTE)
@@ -314,7 +316,9 @@ class Zygote:
                 if child.order:
                     child.order.close()
                 elif not child.observer and all(other.id != child.id for other in self._children):
-                    self._tell(wire.Exited(id=child.id, cause=child.cause, killed=child.ordered))
+                    well, done = not (child.cause or child.ordered), child.operation
+                    swept = well and done is not None and done.last and self._clean(done)
+                    self._tell(wire.Exited(id=child.id, cause=child.cause, killed=child.ordered, swept=swept))
             else:
                 self._strike(child.place)
                 child.check, child.pause = now + child.pause, min(0.2, 2 * child.pause)

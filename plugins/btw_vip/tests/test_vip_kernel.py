@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from vip_steps import V4, V6, Outcome, heal, looked, perform, start, status, sto
 from btw_core.command import proc_stat
 from btw_core.types import Verb
 from btw_vip import doing
-from btw_vip.kernel import OURS, Kernel
+from btw_vip.kernel import OURS, Found, Kernel
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 Lan = dict[str, Computer]
@@ -329,6 +331,31 @@ def test_one_link_is_as_in_the_list(net: Lan) -> None:
             assert one == listed and one
     for name in ("another", "eth0:btw", "eth9", "eth0" + 20 * "0"):
         assert node.call(both_ways, name) == ({}, {})
+
+
+def found_both_ways(texts: list[str]) -> tuple[list[list[Found]], list[list[Found]]]:
+    """Addresses found one by one, and the same in the list of all."""
+    kernel = Kernel()
+    ips = [ip_address(text) for text in texts]
+    return [kernel.find(ip) for ip in ips], [[each for each in kernel.addresses() if each.ip == ip] for ip in ips]
+
+
+@pytest.mark.parametrize("network", ["10.78.{}.{}", "fd78::{:x}:{:x}"])
+def test_one_address_is_as_in_the_list(net: Lan, network: str, tmp_path: Path) -> None:
+    """Among many more than fit into one answer of the kernel; on two interfaces; ours, and what is not there."""
+    node, width = net["a"], 128 if ":" in network else 32
+    options = " nodad" if ":" in network else ""
+    many = [network.format(*divmod(number, 250)) for number in range(1001, 2001)]
+    lines = "".join(f"address add {each}/{width} dev eth0{options}\n" for each in many)
+    (tmp_path / "lines").write_text(f"{lines}address add {many[500]}/{width} dev lo{options}\n")
+    node.ip("-batch", str(tmp_path / "lines"))
+    texts = [many[0], many[500], many[-1], network.format(99, 9)]
+    one, listed = node.call(found_both_ways, texts)
+    assert one == listed and [len(each) for each in one] == [1, 2, 1, 0]
+    resource = vip(V6 if ":" in network else V4)
+    good(start(node, resource), "up")
+    one, listed = node.call(found_both_ways, [str(resource.address.ip)])
+    assert one == listed and [each.ours for each in one[0]] == [True]
 
 
 def test_no_ethernet(net: Lan) -> None:

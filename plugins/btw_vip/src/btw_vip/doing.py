@@ -23,7 +23,7 @@ from . import connections, herald
 from .choice import Choice, choose
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
 from .monitor import Monitor
-from .packets import ethertype, shown
+from .packets import announcements, ethertype, shown
 from .vip import Vip
 from .voice import BURST
 from .wire import Wire, announce, ask
@@ -100,6 +100,18 @@ def stop(vip: Vip, ctx: Context) -> None:
             raise Failed(_elsewhere(vip, kernel, foreign[0]))
         _end_connections(vip, ctx)
         ctx.state.clear()
+
+
+def rehearse(vip: Vip, ctx: Context) -> None:
+    """Look at what a start will look at, with nothing said or changed: what it touches for the first time takes a
+    forked process several times as long."""
+    with _refusals(vip):
+        boot_id()
+        kernel = ctx.shared(Monitor).kernel
+        kernel.find(vip.address.ip)
+        link = _link(vip, kernel)
+        announcements(link.mac, vip.address.ip)
+        _wire(vip, link).close()
 
 
 # ---- parts

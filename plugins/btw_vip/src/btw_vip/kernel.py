@@ -1,21 +1,25 @@
-"""The kernel's addresses, links and routes through rtnetlink(7). Importing this takes the time of pyroute2."""
+"""The kernel's addresses, links and routes through rtnetlink(7). Importing this takes the time of pyroute2, which does
+whatever nobody waits for; see `rtnetlink` for the rest."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, NamedTuple
 
 from pyroute2.iproute.linux import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
+from . import rtnetlink
 from .address import IP, Address, Destination, Network
+from .rtnetlink import Requests, Seen
 
 #: IFA_PROTO of our addresses (kernel 5.18 and later) and RTA_PROTOCOL of our routes.
 OURS = 66
@@ -73,11 +77,14 @@ class Kernel:
     """Requests, answered at once. Raises OSError with the kernel's reason. May be used by several threads."""
 
     def __init__(self) -> None:
-        self._requests = IPRoute(groups=0)
+        self._quick = Requests()
+        self._route: IPRoute | None = None  # opened when it is needed
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._requests.close()
+        self._quick.close()
+        if self._route is not None:
+            self._route.close()
 
     def links(self) -> dict[int, Link]:
         """Every link, by index."""
@@ -107,7 +114,8 @@ class Kernel:
 
     def find(self, ip: IP) -> list[Found]:
         """Where this node has it."""
-        return [each for each in self.addresses(ip.version) if each.ip == ip]
+        with self._lock:
+            return [_found(seen) for seen in self._quick.find(ip)]
 
     def routes(self, version: int) -> list[Route]:
         """The main table's routes to networks, the default route left out."""
@@ -120,20 +128,22 @@ class Kernel:
     ) -> None:
         """Put the address on the link, marked as ours; over one that is there it puts the mark. `route`: with a route
         to its network; `source`: IPv6 may choose it for what this node sends; `detect`: the kernel looks for others."""
-        values: dict[str, Any] = {"index": link.ifindex, "address": str(wanted.ip), "prefixlen": wanted.prefix}
-        values |= {"proto": OURS, "flags": (0 if route else _NOPREFIXROUTE) | (0 if detect else _NODAD)}
-        if isinstance(wanted.ip, IPv4Address):
-            values |= {"scope": SCOPES[scope]}
-            if label:
-                values["label"] = label
-        else:
-            values |= {"preferred": _FOREVER if source else 0, "valid": _FOREVER}
-        self._ask("addr", "replace", **values)
+        flags = (0 if route else _NOPREFIXROUTE) | (0 if detect else _NODAD)
+        values = {rtnetlink.FLAGS: struct.pack("=I", flags), rtnetlink.PROTO: bytes([OURS])}
+        four = isinstance(wanted.ip, IPv4Address)
+        if not four:
+            values[rtnetlink.CACHE] = struct.pack("=4I", _FOREVER if source else 0, _FOREVER, 0, 0)
+        elif label:
+            values[rtnetlink.LABEL] = label.encode() + b"\0"
+        with self._lock:
+            self._quick.change(
+                rtnetlink.NEW, wanted.ip, wanted.prefix, link.ifindex, values, scope=SCOPES[scope] if four else 0
+            )
 
     def remove(self, found: Found) -> None:
         """May be repeated: what is not there is no error."""
-        values = {"index": found.ifindex, "address": str(found.ip), "prefixlen": found.prefix}
-        self._quietly((errno.EADDRNOTAVAIL, errno.ENODEV), "addr", "del", **values)
+        with self._lock, _unless(errno.EADDRNOTAVAIL, errno.ENODEV):
+            self._quick.change(rtnetlink.DELETE, found.ip, found.prefix, found.ifindex, {})
 
     def add_route(self, link: Link, wanted: Destination, source: IP) -> None:
         """Over one that is there."""
@@ -141,19 +151,15 @@ class Kernel:
 
     def remove_route(self, link: Link, wanted: Destination) -> None:
         """May be repeated: what is not there is no error."""
-        self._quietly((errno.ESRCH, errno.ENODEV, errno.ENETDOWN), "route", "del", **_route(link, wanted))
-
-    def _quietly(self, codes: Iterable[int], *what: str, **values: Any) -> None:
-        try:
-            self._ask(*what, **values)
-        except OSError as error:
-            if error.errno is None or error.errno not in codes:
-                raise
+        with _unless(errno.ESRCH, errno.ENODEV, errno.ENETDOWN):
+            self._ask("route", "del", **_route(link, wanted))
 
     def _ask(self, kind: str, command: str, **values: Any) -> list[Any]:
         with self._lock:
             try:
-                return list(getattr(self._requests, kind)(command, **values) or ())
+                if self._route is None:
+                    self._route = IPRoute(groups=0)
+                return list(getattr(self._route, kind)(command, **values) or ())
             except NetlinkError as error:
                 raise OSError(error.code, os.strerror(error.code)) from error
 
@@ -165,6 +171,7 @@ def warm_up() -> None:
         kernel.links()
         kernel.addresses()
         kernel.routes(4)
+        kernel.find(ip_address("0.0.0.0"))
     finally:
         kernel.close()
 
@@ -197,6 +204,21 @@ def address(message: Any) -> Found:
         flags=message["flags"] if flags is None else flags,
         ours=message.get_attr("IFA_PROTO") == OURS or label.endswith(LABEL),
     )
+
+
+def _found(seen: Seen) -> Found:
+    ours = seen.proto == OURS or seen.label.endswith(LABEL)
+    return Found(ip=seen.ip, prefix=seen.prefix, ifindex=seen.ifindex, flags=seen.flags, ours=ours)
+
+
+@contextlib.contextmanager
+def _unless(*codes: int) -> Iterator[None]:
+    """What the kernel refuses for one of these reasons is done already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno not in codes:
+            raise
 
 
 def route(message: Any) -> Route:

@@ -82,10 +82,10 @@ class Vip(Resource, frozen=True, kw_only=True, tag="vip"):
         start(self, ctx)
 
     def prepare(self, ctx: Context) -> None:
-        """Ask the kernel something: the way there is open then."""
-        from .monitor import Monitor
+        """Everything of a start but its effects."""
+        from .doing import rehearse
 
-        ctx.shared(Monitor).kernel.find(self.address.ip)
+        rehearse(self, ctx)
 
     def heal(self, ctx: Context) -> None:
         """Put back what somebody deleted. Raises Failed when that happens too often, or without carrier."""

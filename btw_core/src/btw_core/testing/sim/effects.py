@@ -188,8 +188,10 @@ class SimExecutor:
 
     def _end(self, run: Running, error: str, survivors: tuple[str, ...] = ()) -> None:
         del self.node.running[run.operation.id]
-        report = OperationEnded(id=run.operation.id, ok=not error, error=error, survivors=survivors)
-        run.life.deliver(report)
+        operation = run.operation
+        swept = operation.last and self._random.random() < 0.5 and not self.node.alive(operation.package)
+        ended = OperationEnded(id=operation.id, ok=not error, error=error, survivors=survivors, swept=swept)
+        run.life.deliver(ended)
 
     # ---- sweep, survey, fence
     def _tidy(self, run: Running) -> None:
