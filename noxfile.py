@@ -91,8 +91,8 @@ def vm(session: nox.Session) -> None:
     install(session, *TEST_TOOLS)
     logs = Path(session.virtualenv.location).resolve() / "logs"
     shutil.rmtree(logs, ignore_errors=True)
-    split = ["-n", "2", "--dist", "loadfile", "--timeout", "900"]  # machines of a busy computer boot slowly
-    split.append("--ignore=tests/vm/test_vm_data.py")  # every night: two to three minutes
+    # they wait most of the time; machines of a busy computer boot slowly
+    split = ["-n", "3", "--dist", "loadfile", "--timeout", "900"]
     split.append("--ignore=tests/vm/test_vm_fs.py")  # every night: six minutes
     session.run("pytest", *split, "tests/vm", *session.posargs, env={"BTW_VM_LOGS": str(logs)})
 
@@ -148,8 +148,8 @@ def nightly(session: nox.Session) -> None:
     session.run("pytest", "tests/netns/test_netns_storm.py", "tests/netns/test_netns_outage.py", *storm)
     session.run("pytest", "tests/vm/test_vm_keeper.py", "tests/vm/test_vm_systemd.py", *strikes)
     session.run("pytest", "tests/vm/test_vm_fs.py", "--timeout", "0")
-    strikes[1] = "50"
-    session.run("pytest", "tests/vm/test_vm_scsi_pr.py", "tests/vm/test_vm_scsi_loop.py", *strikes)
+    session.run("pytest", "tests/vm/test_vm_scsi_rounds.py", "--rounds", "50", "--timeout", "0")
+    session.run("pytest", "tests/vm/test_vm_scsi_loop.py", "--strikes", "17", "--timeout", "0")
     session.run("python", "-m", "btw_core.testing.sim", *(session.posargs or ["--seeds", "100000", "--jobs", "2"]))
     session.run("python", "-m", "btw_core.testing.sim", "--daemons", "--seeds", "500", "--jobs", "2")
     session.run("pytest", "tests/vm/test_vm_data.py", "--data", "100", "--timeout", "0")

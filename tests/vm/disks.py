@@ -221,6 +221,18 @@ class Disks:
         assert found is not None
         takes.append(Take(former, holder, clock() - at, found))
 
+    def judge(self, take: Take, what: str) -> None:
+        """Since the new holder's first read nothing of any other node has reached the disk; its own writes do."""
+        areas = self.areas()
+        for node in self.nodes:
+            if node is not take.holder:
+                assert areas[node.number - 1] == take.of(node), f"{node.name} wrote after {take.holder.name} had read"
+        assert not any(area["broken"] for area in areas)
+        assert take.found["cached"] == take.found["disk"], "the cache of the new holder was not flushed"
+        number = areas[take.holder.number - 1]["number"]
+        until(lambda: bool(self.area(take.holder)["number"] > number), f"{take.holder.name} writes")
+        print(f"\n{what}: read by {take.holder.name} {take.seconds:.2f} s after it, term {take.found['term']}")
+
     def told(self) -> str:
         """Everything, for a test that failed."""
         lines = []

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from btw_core.journal import parse
 from btw_core.timing import Timing
-from vm.control import MachineGone, Spawned
+from vm.control import MachineGone
 from vm.lab import Lab, LabError, Machine, clock
 from vm.machine import TESTS
 
@@ -31,9 +31,15 @@ RESETTING = ("sysrq: Resetting", "softdog: Initiating system reboot", "SIGSEGV h
 #: A service is active now if the referee heard of it so many seconds ago.
 NOW = 0.3
 #: Directory in which whoever looks up a name hangs; where its server says that one does (fuse_hang.py); and the file
-#: that makes the package's stop one of them. Who is killed while he hangs there is in state D.
+#: that makes the package's stop one of them. Who is killed while he hangs there is in state D, and the stop says so on
+#: the console, which outlives the machine.
 HANG, SAID, ARMED = "/mnt/hang", "/run/hang-said", "/run/stop-hangs"
-HANGING = f"{{ cat {HANG}/file & until grep -q h {SAID}; do sleep 0.05; done; kill -9 $!; wait; }}"
+IN_D = "the stop hangs in state D"
+HANGING = (
+    f"{{ cat {HANG}/file & until grep -q h {SAID}; do sleep 0.05; done; kill -9 $!; "
+    "until read -r pid name state rest < /proc/$!/stat && test $state = D; do sleep 0.05; done; "
+    f"echo '<3>{IN_D}' > /dev/kmsg; wait; }}"
+)
 
 PULSE = """
 import json, sys
@@ -150,10 +156,6 @@ class Node:
         self.machine.spawn("sh", "-c", f"sleep infinity | exec {sys.executable} {server} {HANG} > {SAID}")
         until(lambda: self.machine.run("cat", SAID, check=False).out == "m", "a file system that hangs")
         self.machine.write(ARMED, "")
-
-    def watch(self) -> Spawned:
-        """Prints what hangs there in state D."""
-        return self.machine.spawn("sh", "-c", f"while sleep 0.1; do ps -eo stat,args | grep '^D.* {HANG}/'; done")
 
 
 @dataclass(frozen=True)

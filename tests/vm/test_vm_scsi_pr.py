@@ -1,118 +1,17 @@
-"""A node that lost the lock cannot write, whatever state it is in: raw writers on one LIO disk, judged from its side.
-
-`--strikes 50` strikes fifty times with each fault; with -s it says what was measured.
-"""
+"""What undoes a reservation on paper, and a plugin that lies, against raw writers on one LIO disk."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from btw_core.timing import Timing, violations
 from vm.control import Spawned
 from vm.disks import LIES, PATHS, PAUSE, Disks, Take, Writer
-from vm.lab import Lab
 from vm.nodes import LIMIT, until
 
-TIMES = Timing(pace=1, timeout=8, start_timeout=20, stop_timeout=8)
-pytestmark = pytest.mark.timeout(600)  # a round is a whole lease, and more on a busy computer
-
-
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Disks]:
-    assert violations(TIMES) == []
-    with Lab(machines=4, etcd=1, disk=True, paths=2) as lab:
-        yield Disks(lab, TIMES)
-
-
-@pytest.fixture
-def disks(machines: Disks, request: pytest.FixtureRequest) -> Iterator[Disks]:
-    """A failed test shows all journals."""
-    failed = request.session.testsfailed
-    yield machines
-    if request.session.testsfailed > failed:
-        print(machines.told())
-
-
-@pytest.fixture
-def fenced(disks: Disks) -> Disks:
-    """The package has a reservation."""
-    if not disks.fenced or disks.lying:
-        disks.set_up(fenced=True)
-    return disks
-
-
-def freeze(disks: Disks, *nodes: Writer) -> Take:
-    """The holder stands still for longer than its lease while it writes, and goes on when another has the disk; all
-    that it had in its cache is written, or refused, when this returns."""
-    former = disks.run(*nodes)
-    with disks.taken(former, [node for node in nodes if node is not former]) as takes:
-        former.machine.freeze()
-    former.machine.resume()
-    until(former.ready, f"{former.name} goes on")
-    former.machine.run("sync", timeout=LIMIT)
-    until(lambda: not former.said_of("running"), f"{former.name} has stopped", pause=PAUSE)
-    former.machine.run("sync", timeout=LIMIT)
-    return takes[0]
-
-
-def judge(disks: Disks, take: Take, what: str) -> None:
-    """Since the new holder's first read nothing of any other node has reached the disk; its own writes do."""
-    areas = disks.areas()
-    for node in disks.nodes:
-        if node is not take.holder:
-            assert areas[node.number - 1] == take.of(node), f"{node.name} wrote after {take.holder.name} had read"
-    assert not any(area["broken"] for area in areas)
-    assert take.found["cached"] == take.found["disk"], "the cache of the new holder was not flushed"
-    number = areas[take.holder.number - 1]["number"]
-    until(lambda: bool(disks.area(take.holder)["number"] > number), f"{take.holder.name} writes")
-    print(f"\n{what}: read by {take.holder.name} {take.seconds:.2f} s after it, term {take.found['term']}")
-
-
-def test_without_a_reservation_the_stale_write_is_seen(disks: Disks) -> None:
-    """The control: the same package without scsi_pr. What the node that was frozen had in hand reaches the disk after
-    the new holder has read it, and this laboratory sees that."""
-    take = freeze(disks, *disks.nodes[:2])
-    assert disks.area(take.former) != take.of(take.former)
-
-
-def test_frozen_for_longer_than_its_lease(fenced: Disks, strike: int) -> None:
-    """Of three nodes, every other time of two: resumed with writes in hand, past the cache and in it, not one of them
-    reaches the disk."""
-    count = 3 - strike % 2
-    take = freeze(fenced, *fenced.nodes[:count])
-    judge(fenced, take, f"frozen, {count} nodes")
-    assert not take.former.writes()
-
-
-def test_planned_move(fenced: Disks, strike: int) -> None:
-    """Stopped in order: the other has the disk, and the former holder cannot write."""
-    former = fenced.run(*fenced.nodes[:2])
-    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
-        former.end()
-    judge(fenced, takes[0], "planned move")
-    assert not former.writes()
-
-
-def test_power_off(fenced: Disks, strike: int) -> None:
-    """Nothing is known of it but its silence: the disk pays for it."""
-    former = fenced.run(*fenced.nodes[:2])
-    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
-        former.machine.power_off()
-    judge(fenced, takes[0], "power off")
-
-
-def test_cut(fenced: Disks, strike: int) -> None:
-    """Away from the store, and still on the disk: stopped here, and shut out there."""
-    former = fenced.run(*fenced.nodes[:2])
-    with fenced.taken(former, [node for node in fenced.nodes[:2] if node is not former]) as takes:
-        former.machine.cut()
-    former.machine.run("sync", timeout=LIMIT)
-    judge(fenced, takes[0], "cut off")
-    assert not former.writes()
+pytestmark = pytest.mark.timeout(600)  # a takeover is a whole lease, and more on a busy computer
 
 
 # ---- undoings known on paper
@@ -125,7 +24,7 @@ def test_a_second_path_that_returns_after_the_preemption(fenced: Disks) -> None:
     former.machine.resume()
     former.machine.join("path2")
     until(lambda: _answers(former, PATHS[1]), "the second path is back")
-    judge(fenced, takes[0], "a second path that returns")
+    fenced.judge(takes[0], "a second path that returns")
     assert not former.writes(PATHS[1])
 
 
@@ -230,10 +129,10 @@ def test_without_a_reservation_a_lying_plugin_writes_on(disks: Disks) -> None:
 def test_a_lying_plugin_is_shut_out(disks: Disks) -> None:
     """Not one of its writes reaches the disk once the new holder has read it."""
     take = move_lying(disks, fenced=True)
-    judge(disks, take, "stop and status lie")
+    disks.judge(take, "stop and status lie")
     tried = attempts(take.former)
     until(lambda: attempts(take.former) > tried + 50, f"{take.former.name} goes on trying")
-    judge(disks, take, "and later")
+    disks.judge(take, "and later")
     assert not take.former.writes()
 
 
