@@ -228,8 +228,10 @@ class Judge:
                 continue
             life = self.world.lives[nonce]
             node = life.node
-            # a stop that another asked for brings nothing up; one's own has to be over before one releases
-            verbs = CHANGING if life is writer else BEGINNING
+            # a stop that another asked for brings nothing up (the next life of this node, where the release is carried
+            # out after its writer's death); one's own has to be over before one releases
+            own = life is writer and (life.alive or node.alive(name, (nonce,)))
+            verbs = CHANGING if own else BEGINNING
             if life.boot != node.computer.boot or (self.down(node, name, verbs) and not self._believes(life, name)):
                 continue
             if any(self.world.lives[debt.nonce].node is node for debt in new.unfenced):
