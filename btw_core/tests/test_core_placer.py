@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from btw_core import lease
-from btw_core.cluster import Rules
+from btw_core.cluster import Phase, Rules
 from btw_core.controller import Controller
 from btw_core.lease import decode
 from btw_core.manager import Manager
-from btw_core.placer import Daemon, Placer
+from btw_core.placer import REST, Daemon, Placer
 from btw_core.ports import Looked, ResourceHealth
-from btw_core.records import SwitchRecord
+from btw_core.records import NodeRecord, SwitchRecord
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, State, Status
@@ -22,9 +24,9 @@ SPEC = PackageSpec(name="web", timing=Timing(), resources=(ResourceSpec(name="fl
 DAEMON = Daemon(rules={"web": Rules(nodes=("a",))}, digests={"web": {"": "1"}}, when=lambda: "now")
 
 
-def _placer(bench: Bench) -> Placer:
+def _placer(bench: Bench, spec: PackageSpec = SPEC) -> Placer:
     placer = Placer(bench.desk, ME, DAEMON, Timing())
-    placer.controllers = {"web": Controller(bench.desk, SPEC, ME, placer.told)}
+    placer.controllers = {"web": Controller(bench.desk, spec, ME, placer.told)}
     return placer
 
 
@@ -71,33 +73,54 @@ def test_a_daemon_that_gives_up_ends() -> None:
     assert manager.finished
 
 
+def _fails_to_start(bench: Bench, placer: Placer, **said: Any) -> None:
+    """The package of the placer gets its lock, is down, and its start fails so."""
+    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
+    controller = placer.controllers["web"]
+    controller.begin()
+    for _ in range(2):
+        controller.seen(bench.view())
+        placer.seen(bench.store.records.values(), bench.view())
+        _answers(bench)
+    results = (ResourceHealth(resource="flag", status=Status.DOWN),)
+    controller.looked(Looked(id=bench.executor.looks[-1].id, package="web", results=results))
+    assert controller.situation.state is State.STARTING
+    bench.executor.end(bench.executor.operations[-1], ok=False, **said)
+    _answers(bench)
+
+
+def _switches(bench: Bench) -> SwitchRecord:
+    return decode(SwitchRecord, "switches/web", bench.store.records["switches/web"].value)
+
+
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_what_a_failed_start_switches_off(everywhere: bool) -> None:
     """Exit 1: "do not try elsewhere", auto_run off and node switching unchanged. Exit 2: "try another node", the other
     way round."""
     bench = Bench()
-    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
-    placer = _placer(bench)
-    controller = placer.controllers["web"]
-    controller.begin()
-
-    def read() -> None:
-        controller.seen(bench.view())
-        placer.seen(bench.store.records.values(), bench.view())
-        _answers(bench)
-
-    read()
-    read()
-    bench.executor.operations.clear()
-    results = (ResourceHealth(resource="flag", status=Status.DOWN),)
-    controller.looked(Looked(id=bench.executor.looks[-1].id, package="web", results=results))
-    assert controller.situation.state is State.STARTING
-    bench.executor.end(bench.executor.operations[-1], ok=False, error="exit code 1", everywhere=everywhere)
-    _answers(bench)
-    switches = decode(SwitchRecord, "switches/web", bench.store.records["switches/web"].value)
+    _fails_to_start(bench, _placer(bench), error="exit code 1", everywhere=everywhere)
+    switches = _switches(bench)
     if everywhere:
         assert switches.switch is not None and not switches.switch.on and "exit code 1" in switches.switch.why
         assert switches.off == {}
     else:
         assert switches.switch is None
         assert "exit code 1" in switches.off["a"].why
+
+
+@pytest.mark.parametrize(("what", "phase"), [("hold", Phase.STUCK), ("fence", Phase.FAILING)])
+def test_a_stop_that_fails(what: str, phase: Phase) -> None:
+    """"hold": nobody starts it before a person acts. "fence": this node is about to be rebooted, so another one may
+    have it as soon as its lock is free; here it stays switched off for the failure that it was stopped for."""
+    bench = Bench()
+    placer = _placer(bench, msgspec.structs.replace(SPEC, on_stop_failure=what))
+    _fails_to_start(bench, placer, error="exit code 2")
+    bench.executor.end(bench.executor.operations[-1], ok=False, error="busy")
+    bench.clock.time += REST
+    bench.desk.fire()
+    _answers(bench)
+    assert placer.controllers["web"].situation.state is State.STUCK
+    switches = _switches(bench)
+    assert (switches.switch is None) == (what == "fence")
+    assert list(switches.off) == ["a"]
+    assert decode(NodeRecord, "nodes/a", bench.store.records["nodes/a"].value).phases == {"web": phase}

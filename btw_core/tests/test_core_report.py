@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import tarfile
+from pathlib import Path
 
-from btw_core.cli.report import redacted
+import pytest
+from click.testing import CliRunner
+
+from btw_core.cli.report import command, redacted
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,21 @@ def test_what_is_no_secret_stays() -> None:
     """A report without its facts would be none."""
     text = 'cause = "lock acquired: free, term 1"\npackage:web|auto_run=off\n{"package": "keyboard", "state": "up"}\n'
     assert redacted(text) == text
+
+
+def test_the_logs_that_packages_name_are_in_it(tmp_path: Path) -> None:
+    """Without secrets; what names no file, or is broken, is passed over."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    log = tmp_path / "web.log"
+    log.write_text("2026-11-26 12:00:00 n1 start web: password=S3C\n")
+    texts = {"web": f'log = "{log}"', "app": f'log = "{tmp_path}/none"', "old": "", "bad": "log = [", "odd": "log = 1"}
+    for name, text in texts.items():
+        (packages / f"{name}.toml").write_text(f"[package]\n{text}\n")
+    file = tmp_path / "report.tar.gz"
+    done = CliRunner().invoke(command, ["-o", str(file), "--dir", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    with tarfile.open(file) as archive:
+        assert [name for name in archive.getnames() if "/logs" in name] == ["btw-report/logs/web.log"]
+        found = archive.extractfile("btw-report/logs/web.log")
+        assert found is not None and found.read() == b"2026-11-26 12:00:00 n1 start web: password=(left out)\n"

@@ -96,7 +96,7 @@ class Placer:
         state = controller.situation.state
         if state is before:
             return
-        happening = _happening(event, state)
+        happening = _happening(event, state, fenced=controller.memory.fate is not None)
         if happening is not None:
             self.switch(controller.name, happening, controller.cause)
         self._soon()
@@ -218,7 +218,9 @@ class Placer:
         for controller in self.controllers.values():
             claim, state = controller.claim, controller.situation.state
             if claim.held or not (claim.free or state is State.STANDBY):
-                found[controller.spec.lock] = PHASES[state]
+                # a node that is about to be fenced is no reason to wait for a person
+                fenced = controller.memory.fate is not None
+                found[controller.spec.lock] = Phase.FAILING if fenced else PHASES[state]
         return found
 
     def _soon(self) -> None:
@@ -376,8 +378,8 @@ def _maintenance(papers: SwitchRecord | None) -> str:
     return str(papers.maintenance).strip(" :") or "by hand"
 
 
-def _happening(event: Event, state: State) -> Happening | None:
-    """What a step changes by the table of switches."""
+def _happening(event: Event, state: State, *, fenced: bool) -> Happening | None:
+    """What a step changes by the table of switches. `fenced`: this node is about to go, as if it crashed."""
     match event:
         case ev.StartFailed(everywhere=True) if state is State.FAILING:
             return Happening.START_FINAL
@@ -385,6 +387,8 @@ def _happening(event: Event, state: State) -> Happening | None:
             return Happening.FAILED
         case ev.HealthSeen() | ev.HealthOverdue() if state is State.FAILING:
             return Happening.FAILED
+        case ev.StopOverdue() | ev.StopFailed() if fenced:
+            return Happening.NODE_CRASHED
         case ev.StartOverdue() | ev.StopOverdue():
             return Happening.TIMED_OUT
         case ev.StopFailed():

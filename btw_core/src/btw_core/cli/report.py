@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +87,24 @@ def _journals(setup: Setup) -> dict[str, str | bytes]:
     found: dict[str, str | bytes] = {}
     files = [*setup.places.state.glob("*/journal.jsonl*"), *setup.places.log.glob("*/*.log")]
     for each in dict.fromkeys(files):
-        with each.open("rb") as reader:
-            reader.seek(max(0, each.stat().st_size - TAIL))
-            found[f"journals/{each.parent.name}/{each.name}"] = redacted(reader.read().decode(errors="replace"))
+        found[f"journals/{each.parent.name}/{each.name}"] = _end(each)
     return found
+
+
+def _logs(setup: Setup) -> dict[str, str | bytes]:
+    """Those that package files name."""
+    found: dict[str, str | bytes] = {}
+    for file in sorted(setup.places.packages.glob("*.toml")):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none, or the file is broken
+            log = Path(tomllib.loads(file.read_text())["package"]["log"])
+            found |= {f"logs/{file.stem}.log": _end(log)} if log.is_file() else {}
+    return found
+
+
+def _end(file: Path) -> str:
+    with file.open("rb") as reader:
+        reader.seek(max(0, file.stat().st_size - TAIL))
+        return redacted(reader.read().decode(errors="replace"))
 
 
 def _status(setup: Setup) -> dict[str, str | bytes]:
@@ -126,6 +142,7 @@ _PARTS = {
     "versions": _versions,
     "config": _configuration,
     "journals": _journals,
+    "logs": _logs,
     "status": _status,
     "store": _records,
     "system": _system,
