@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -11,6 +11,8 @@ from .cluster import ClusterView, Kind, NodeView, PackageView, Phase, Rules, Swi
 from .lease import PackageRecord, View, session_of
 from .records import SLOT, Papers
 from .types import State
+
+V = TypeVar("V")
 
 #: Where a node is with a package whose lock it holds.
 PHASES = {
@@ -53,15 +55,20 @@ def picture(
             phases = own if node == me else said.phases if said and said.nonce == record.holder.nonce else {}
             # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word
             at[node] = phases.get(lock, Phase.UP if record.holder.slot != SLOT else Phase.STARTING)
-        package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off)
+        # in one order, not in that in which this node has heard of them: all see, and decide, the same
+        package = PackageView(**msgspec.structs.asdict(rule), at=_ordered(at), off=_ordered(off))
         switches = papers.switches.get(name)
         if switches is not None:
             package = switches.on(package)
-            package = msgspec.structs.replace(package, off=off | package.off)
+            package = msgspec.structs.replace(package, off=_ordered(off | package.off))
         packages[name] = package
     return ClusterView(
         nodes={node: _node(node, view, papers, silent) for node in sorted(papers.nodes)}, packages=packages
     )
+
+
+def _ordered(by_node: dict[str, V]) -> dict[str, V]:
+    return dict(sorted(by_node.items()))
 
 
 def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageRecord]]:
