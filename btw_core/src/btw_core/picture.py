@@ -41,6 +41,7 @@ def picture(
 ) -> ClusterView:
     """`own`: the phases of the locks at node `me`, which knows them best."""
     packages = {}
+    heirs = _heirs(papers, silent)
     for name, rule in rules.items():
         at: dict[str, Phase] = {}
         off: dict[str, Switch] = {}
@@ -53,7 +54,7 @@ def picture(
             phases = own if node == me else said.phases if said and said.nonce == record.holder.nonce else {}
             # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word
             at[node] = phases.get(lock, Phase.UP if record.holder.slot != SLOT else Phase.STARTING)
-        package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off)
+        package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off, heir=heirs.get(name, ""))
         switches = papers.switches.get(name)
         if switches is not None:
             package = switches.on(package)
@@ -62,6 +63,13 @@ def picture(
     return ClusterView(
         nodes={node: _node(node, view, papers, silent) for node in sorted(papers.nodes)}, packages=packages
     )
+
+
+def _heirs(papers: Papers, silent: Silent) -> dict[str, str]:
+    """Package -> the node that it was given up for; a new life of that node is asked anew."""
+    nodes = {record.nonce: node for node, record in papers.nodes.items()}
+    said = (record.given for node, record in sorted(papers.nodes.items()) if node not in silent.lost)
+    return {name: nodes[nonce] for given in said for name, nonce in given.items() if nonce in nodes}
 
 
 def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageRecord]]:
