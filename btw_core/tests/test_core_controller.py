@@ -565,3 +565,17 @@ def test_a_fence_ends_with_the_lock() -> None:
     case.controller.halt(HaltAsked(package="web", cause="a person"))
     assert case.executor.killed == [fence.id] and case.state is State.HALTED
     assert case.keeper.locks["web"] is None
+
+
+def test_what_nobody_here_started_and_does_not_stop_fences_this_node() -> None:
+    """Halted between lock and look, so that nothing is up by our doing, and its stop fails: with `on_stop_failure` =
+    fence the keeper hears of it, or it would never fence."""
+    case = Case(FREE, spec=msgspec.structs.replace(SPEC, on_stop_failure="fence"))
+    case.controller.halt(HaltAsked(cause="a person"))
+    assert case.state is State.HALTING
+    assert not case.keeper.told
+    case.wait(SPEC.timing.stop_timeout)
+    situation = case.controller.situation
+    assert situation.state is State.STUCK
+    (hard,) = {hard for _, hard in case.keeper.told.values()}
+    assert hard <= case.clock.time

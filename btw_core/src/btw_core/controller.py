@@ -221,6 +221,7 @@ class Controller:
             case ev.CutOff():
                 self.desk.operate(self._operation(Verb.SWEEP, self.desk.now() + SOON), lambda _report: self._survey())
             case ev.FenceSelf():
+                self.memory.begun()  # what does not stop may be up, whoever started it: the keeper must hear of it
                 self.memory.fate = self.desk.now()
             case ev.SwitchOff():
                 self.memory.off = action.cause
