@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from btw_core.cluster import ClusterView, Dependency, NodeView, PackageView, Phase, Switch
+from btw_core.cluster import ClusterView, Dependency, FailbackPolicy, NodeView, PackageView, Phase, Switch
 from btw_core.placement import What, placement
-from btw_core.rehearsal import play, section
+from btw_core.rehearsal import befall, play, section
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 COMMAND = "$ btw simulate --view VIEW "
@@ -86,6 +86,31 @@ def test_up_with_auto_run_off_is_said() -> None:
     packages = {"web": PackageView(auto_run=False, at={"n1": Phase.UP})}
     cause = "runs here; auto_run is off: as configured; nobody would take it over"
     assert decided(ClusterView(nodes=nodes(), packages=packages), "web")[0] == ("n1", What.STAY, 0, cause)
+
+
+def _gone_back(**said: object) -> ClusterView:
+    """`web` goes back to n1 by itself; n3 may run it as well."""
+    web = PackageView(nodes=("n1", "n2", "n3"), failback_policy=FailbackPolicy.AUTOMATIC)
+    return ClusterView(nodes=nodes(), packages={"web": msgspec.structs.replace(web, **said)})
+
+
+def test_what_was_given_up_for_a_node_is_left_to_it() -> None:
+    """Eight paces more than else: that node was heard of a moment ago, and each further move is an outage."""
+    found = placement(_gone_back(at={"n2": Phase.UP})).of("web", "n2")
+    assert found is not None and (found.what, found.heir) == (What.HALT, "n1")
+    assert decided(_gone_back(heir="n1"), "web") == [
+        ("n1", What.TAKE, 0, "first of its list"),
+        ("n2", What.TAKE, 9, "is for n1, given up for it; here after 9 paces without it"),
+        ("n3", What.TAKE, 10, "is for n1, given up for it; here after 10 paces without it"),
+    ]
+
+
+def test_what_was_given_up_in_vain_does_not_go_back_again() -> None:
+    """No ping-pong with a node that lives and does not act; another life of it is asked anew."""
+    view = _gone_back(heir="n1", at={"n3": Phase.UP})
+    cause = "runs here; was given up for n1, which did not take it; not once more before it begins anew"
+    assert decided(view, "web")[2] == ("n3", What.STAY, 0, cause)
+    assert decided(befall(view, "node n1 back"), "web")[2][1] is What.HALT
 
 
 def test_phases_that_are_under_way_are_waited_for() -> None:

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from btw_core import lease
-from btw_core.cluster import Phase, Rules
+from btw_core.cluster import FailbackPolicy, Phase, Rules
 from btw_core.controller import Controller
-from btw_core.lease import decode
+from btw_core.lease import PackageRecord, SessionRecord, decode
 from btw_core.manager import Manager
 from btw_core.placer import REST, Daemon, Placer
 from btw_core.ports import Looked, ResourceHealth
-from btw_core.records import NodeRecord, SwitchRecord
+from btw_core.records import SLOT, NodeRecord, SwitchRecord
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
 from btw_core.types import Incarnation, PackageSpec, ResourceSpec, State, Status
@@ -124,3 +124,29 @@ def test_a_stop_that_fails(what: str, phase: Phase) -> None:
     assert (switches.switch is None) == (what == "fence")
     assert list(switches.off) == ["a"]
     assert decode(NodeRecord, "nodes/a", bench.store.records["nodes/a"].value).phases == {"web": phase}
+
+
+def test_nothing_is_given_up_by_choice_for_a_node_that_was_not_heard() -> None:
+    """a holds `web`, and it goes back to b; but b may be dead, as far as a has seen. When it hears of it, it says
+    for whom it gives `web` up, and gives it up."""
+    rules = {"web": Rules(nodes=("b", "a"), failback_policy=FailbackPolicy.AUTOMATIC)}
+    there = Incarnation(node="b", machine="m2", boot="b", nonce="there", slot=SLOT)
+    bench = Bench()
+    digests = {"web": {"": "1"}}
+    bench.store.write("nodes/b", lease.encode(NodeRecord(boot="b", nonce="there", renews=9.0, digests=digests)))
+    bench.store.write("packages/web", lease.encode(PackageRecord(term=1, lease=SPEC.timing.lease, holder=ME)))
+    placer = Placer(bench.desk, ME, DAEMON._replace(rules=rules), Timing())
+    controller = Controller(bench.desk, SPEC, ME, placer.told)
+    controller.situation = msgspec.structs.replace(controller.situation, state=State.RUNNING)
+    controller.claim.held = True
+    placer.controllers = {"web": controller}
+    for seq, unwanted in ((1, False), (1, False), (2, True)):
+        session = SessionRecord(incarnation=there, seq=seq)
+        bench.store.write(lease.session_key(there), lease.encode(session))
+        placer.seen(bench.store.records.values(), bench.view())
+        _answers(bench)
+        assert unwanted or placer.mine["web"].heir == "b"
+        assert bool(controller.unwanted) is unwanted
+        bench.clock.time += 1.0
+    said = decode(NodeRecord, "nodes/a", bench.store.records["nodes/a"].value)
+    assert said.given == {"web": "there"}

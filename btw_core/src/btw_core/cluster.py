@@ -137,6 +137,7 @@ class PackageView(Rules, frozen=True, kw_only=True, forbid_unknown_fields=True):
     order: Order | None = None
     stopped: dict[str, str] = {}  # multi-node: node -> its boot when the instance was halted by hand
     restarted: bool = False  # multi-node: halted by hand before; it does not start for the first time
+    heir: str = ""  # failover: the node for which another gave it up by choice, and which has not had it since
 
     @property
     def automatic(self) -> Switch:

@@ -82,6 +82,18 @@ class Graph:
                     todo.append(other)
         return tuple(sorted(found, key=lambda other: (self.depth[other], other)))
 
+    def beneath(self, name: str) -> set[str]:
+        """What it needs on its node, at whatever remove, multi-node packages too."""
+        found: set[str] = set()
+        todo = [name]
+        while todo:
+            for each in self.needs[todo.pop()]:
+                known = each.package in self.packages and each.package not in found
+                if known and each.location is Location.SAME_NODE:
+                    found.add(each.package)
+                    todo.append(each.package)
+        return found
+
     def _dominance(self) -> Iterator[str]:
         """By dominance; but whoever is needed on any or on a different node has to be placed before."""
         before: dict[str, set[str]] = {name: set() for name in self.company}

@@ -74,10 +74,11 @@ class Kept:
         self._next = 0.0  # when to start another one
         self._starter: subprocess.Popen[bytes] | None = None
 
-    def open(self) -> None:
-        """The first beat. Blocks on the directory only. Raises OSError, ValueError; Busy: this is a short run, and a
-        keeper has the slot."""
+    def open(self, names: Iterable[str] | None = None) -> None:
+        """The first beat. `names`: what this manager has after all, for others may have some of it. Blocks on the
+        directory only. Raises OSError, ValueError; Busy: this is a short run, and a keeper has the slot."""
         boot = self._me.boot
+        self._names = self._names if names is None else set(names)
         try:
             self._pulse = Pulse.open(self._path, boot) if self._command else Pulse.keep(self._path, boot)
         except Held as held:

@@ -162,7 +162,7 @@ class Node:
         """Everything that may be refused."""
         self._setup.places.ensure()
         self._lock()
-        self._kept.open()
+        self._kept.open(self.names)
         self._beat(self._loop.time())
         opening = self._store.begin_opening(self._loop)
         loaded = await self._executor.start()

@@ -43,6 +43,7 @@ def picture(
 ) -> ClusterView:
     """`own`: the phases of the locks at node `me`, which knows them best."""
     packages = {}
+    heirs = _heirs(papers, silent)
     for name, rule in rules.items():
         at: dict[str, Phase] = {}
         off: dict[str, Switch] = {}
@@ -56,7 +57,8 @@ def picture(
             # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word
             at[node] = phases.get(lock, Phase.UP if record.holder.slot != SLOT else Phase.STARTING)
         # in one order, not in that in which this node has heard of them: all see, and decide, the same
-        package = PackageView(**msgspec.structs.asdict(rule), at=_ordered(at), off=_ordered(off))
+        at, off = _ordered(at), _ordered(off)
+        package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off, heir=heirs.get(name, ""))
         switches = papers.switches.get(name)
         if switches is not None:
             package = switches.on(package)
@@ -69,6 +71,13 @@ def picture(
 
 def _ordered(by_node: dict[str, V]) -> dict[str, V]:
     return dict(sorted(by_node.items()))
+
+
+def _heirs(papers: Papers, silent: Silent) -> dict[str, str]:
+    """Package -> the node that it was given up for; a new life of that node is asked anew."""
+    nodes = {record.nonce: node for node, record in papers.nodes.items()}
+    said = (record.given for node, record in sorted(papers.nodes.items()) if node not in silent.lost)
+    return {name: nodes[nonce] for given in said for name, nonce in given.items() if nonce in nodes}
 
 
 def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageRecord]]:

@@ -24,14 +24,20 @@ class What(StrEnum):
     NOT = "not"  # it does not run here
 
 
+#: Paces for which a package is left to the node that it was given up for, while that is heard of. It has said a moment
+#: ago that it is there; this is for a node that lives and does not act all the same.
+LEFT = 8
+
+
 class Decision(msgspec.Struct, frozen=True):
-    """Of one node for one package. `cause` is never empty."""
+    """Of one node for one package. `cause` is never empty. `heir`: it halts by choice, for that node."""
 
     package: str
     node: str
     what: What
     cause: str
     delay: int = 0
+    heir: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +78,7 @@ class _Moment:
         self.t = targets
         self.view, self.packages, self.graph = targets.view, targets.packages, targets.graph
         self.lingers: dict[str, str] = {}  # package -> node that it leaves, but not yet: it still counts as staying
+        self.leaves: set[tuple[str, str]] = set()  # (package, node): it halts there, or as soon as what needs it has
 
     def decisions(self) -> list[Decision]:
         found: list[Decision] = []
@@ -136,11 +143,13 @@ class _Moment:
     def _stand_by(self, name: str, target: str) -> dict[str, Decision]:
         """Whoever could start it at this moment as well tries a pace later for each that comes before."""
         found: dict[str, Decision] = {}
+        given = self.packages[name].heir == target
         for node in self.t.candidates(name):
             if node != target and not self.t.refusal(name, node) and not self._unmet(name, node):
-                delay = len(found) + 1
+                delay = len(found) + 1 + (LEFT if given else 0)
                 paces = "a pace" if delay == 1 else f"{delay} paces"
-                found[node] = Decision(name, node, What.TAKE, f"is for {target}; here after {paces} without it", delay)
+                cause = f"is for {target}{', given up for it' if given else ''}; here after {paces} without it"
+                found[node] = Decision(name, node, What.TAKE, cause, delay)
         return found
 
     def _not(self, name: str, node: str, target: str) -> Decision:
@@ -175,10 +184,17 @@ class _Moment:
             return self._leave(name, node, "it has failed here")
         if node not in self.t.of[name]:
             return self._go(name, node)
+        fast = self.t.fast.get((name, node))
+        if fast:
+            cause = f"runs here, and cannot halt before {fast} is down, which is stuck here"
+            return Decision(name, node, What.STAY, cause)
         broken = self._broken(name, node)
         if broken:
             return self._leave(name, node, broken)
-        automatic = self.packages[name].automatic
+        automatic, heir = self.packages[name].automatic, self.packages[name].heir
+        if heir not in ("", node):
+            cause = f"runs here; was given up for {heir}, which did not take it; not once more before it begins anew"
+            return Decision(name, node, What.STAY, cause)
         cause = "runs here" if automatic.on else f"runs here; auto_run is off{automatic}; nobody would take it over"
         return Decision(name, node, What.STAY, cause)
 
@@ -210,7 +226,7 @@ class _Moment:
             if unmet:
                 self.lingers[name] = node
                 return Decision(name, node, What.WAIT, f"{cause}; not before it can start there: {unmet}")
-        return self._leave(name, node, cause)
+        return self._leave(name, node, cause, heir=target)
 
     def _followed(self, name: str, node: str) -> str:
         """What it needs here and what has not yet begun to leave, when nothing else drives it away."""
@@ -219,12 +235,13 @@ class _Moment:
         same = (each.package for each in self.graph.needs[name] if each.location is Location.SAME_NODE)
         return next((other for other in same if self.lingers.get(other) == node), "")
 
-    def _leave(self, name: str, node: str, cause: str) -> Decision:
+    def _leave(self, name: str, node: str, cause: str, heir: str = "") -> Decision:
         """What needs it is halted first."""
+        self.leaves.add((name, node))
         leaning = self._leaning(name, node)
         if leaning:
             return Decision(name, node, What.WAIT, f"halts when {', '.join(leaning)} is down: {cause}")
-        return Decision(name, node, What.HALT, cause)
+        return Decision(name, node, What.HALT, cause, heir=heir)
 
     def _leaning(self, name: str, node: str) -> list[str]:
         """Who is not down and would lose what it needs."""
@@ -232,6 +249,8 @@ class _Moment:
         found = set()
         for other, each in self.graph.needed_by[name]:
             for at in self.packages[other].at.keys() & self.t.alive:
+                if each.location is not Location.SAME_NODE and self.t.fast.get((other, at)):
+                    continue  # it cannot go, and does not hold on to what is elsewhere
                 different = each.location is Location.DIFFERENT_NODE
                 left = [one for one in stays if not (different and one == at)]
                 if at == node if each.location is Location.SAME_NODE else not left:
@@ -259,6 +278,7 @@ class _Moment:
         if other is None:
             return False
         staying = {*self.t.of[each.package], self.lingers.get(each.package, "")} & self.t.alive
+        staying -= {one for one in staying if (each.package, one) in self.leaves}
         if each.location is Location.SAME_NODE:
             return other.at.get(node) in phases and node in staying
         different = each.location is Location.DIFFERENT_NODE

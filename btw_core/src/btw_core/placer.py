@@ -15,11 +15,12 @@ from .cluster import ClusterView, FailoverPolicy, NodeView, Order, PackageView, 
 from .controller import Controller
 from .desk import Desk
 from .events import Event
-from .lease import DamagedRecord, PackageRecord, Sighting, View, decode, session_of, sight, sign_of_life
+from .hearing import Hearing, holds
+from .lease import DamagedRecord, PackageRecord, View, decode
 from .paper import Paper
-from .picture import PHASES, Silent, picture
+from .picture import PHASES, picture
 from .placement import Decision, Plan, What, placement
-from .records import DRAINS, NODES, SLOT, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
+from .records import DRAINS, NODES, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
 from .rehearsal import befall, fulfilled
 from .store import Record
 from .switches import Happening, switched
@@ -57,8 +58,8 @@ class Placer:
         self.leaving = False
         self.leases: View | None = None  # the last reading, with what the watch has said since
         self._digests = {name: dict(each) for name, each in daemon.digests.items()}
-        self._signs: dict[str, Sighting] = {}  # node -> the last change of its daemon's session
-        self._silent = Silent()
+        self._hearing = Hearing(me.node, timing)
+        self._given: dict[str, str] = {}  # see NodeRecord
         self._mine: dict[str, Paper] = {}  # by key
         self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
         self._planned = float("-inf")
@@ -72,7 +73,7 @@ class Placer:
         """A reading of everything."""
         self._take_over(records)
         self.leases = view
-        self._look_for_lost(view)
+        self._hearing.read(self.papers.nodes, view)
         self._plan()
 
     def noticed(self, records: Iterable[Record]) -> None:
@@ -193,25 +194,6 @@ class Placer:
                 self._damaged.add(text)
                 self.desk.journal.write("record_damaged", cause=text)
 
-    def _look_for_lost(self, view: View) -> None:
-        """Lost: its daemon's session was silent for as long as the first of the locks that it holds counts. Quiet: for
-        longer than a renewal takes, so that nothing goes to a node that may be dead."""
-        lost, quiet = set(), set()
-        for node, record in self.papers.nodes.items():
-            session = view.sessions.get(session_of(node, SLOT))
-            if node == self.me.node or (session is not None and session[1].ended):
-                continue
-            sign: tuple[int | str, ...] = ("absent",)
-            if session is not None:
-                sign = (sign_of_life(view, session[1].incarnation), session[1].incarnation.nonce)
-            seen = self._signs[node] = sight(self._signs.get(node), sign, view.received)
-            held = [each.lease for _, each in view.packages.values() if _holds(each, node)]
-            if view.sent >= seen.since + min(held, default=self.timing.lease):
-                lost.add(node)
-            elif view.sent >= seen.since + record.renews + self.timing.pace:
-                quiet.add(node)
-        self._silent = Silent(lost, quiet)
-
     def _phases(self) -> dict[str, Phase]:
         """Of every lock that this node holds, or may hold."""
         found = {}
@@ -235,15 +217,27 @@ class Placer:
         self._planned = self.desk.now()
         phases = self._phases()
         self._announce(phases)
-        view = picture(self.rules, self.leases, self.papers, self._silent, self.me.node, phases)
+        view = picture(self.rules, self.leases, self.papers, self._hearing.silent, self.me.node, phases)
         if view != self.view or not self.mine:
             self.view, self.plan = view, placement(view)
             now = {each.package: each for each in self.plan.decisions if each.node == self.me.node}
             self._say(now)
             self.mine = now
+        self._give(phases)
         for controller in self.controllers.values():
             self._tend(controller)
         self._remove_fulfilled()
+
+    def _give(self, phases: dict[str, Phase]) -> None:
+        """Say for whom packages are given up, before they are."""
+        for name, decision in self.mine.items():
+            if decision.heir and self._hearing.heard(decision.heir):
+                self._given[name] = self.papers.nodes[decision.heir].nonce
+        lives = {record.nonce: node for node, record in self.papers.nodes.items()}
+        for name, nonce in list(self._given.items()):
+            if nonce not in lives or lives[nonce] in self.view.packages[name].at:
+                del self._given[name]
+        self._announce(phases)
 
     def _announce(self, phases: dict[str, Phase]) -> None:
         now = NodeRecord(
@@ -253,6 +247,7 @@ class Placer:
             phases=phases,
             digests=self._digests,
             leaving=self.leaving,
+            given=dict(self._given),
         )
         self.papers.nodes[self.me.node] = now
         if now != self._announced:
@@ -278,7 +273,8 @@ class Placer:
             return
         self._press(controller, papers.order if papers else None)
         held_here = self._held_here(controller)
-        unwanted = decision.cause if decision.what is What.HALT else ""
+        goes = decision.what is What.HALT and (not decision.heir or self._hearing.heard(decision.heir))
+        unwanted = decision.cause if goes else ""
         if decision.what is not What.TAKE:
             self._takes.pop(name, None)
             controller.place(allowed=held_here, unwanted=unwanted)
@@ -317,7 +313,7 @@ class Placer:
     def _held_here(self, controller: Controller) -> bool:
         """By a former life of this node: it is to be adopted, or given back."""
         record = controller.claim.record
-        return record is not None and _holds(record, self.me.node)
+        return record is not None and holds(record, self.me.node)
 
     def _heed_switches(self, controller: Controller, papers: SwitchRecord | None) -> None:
         """Critical switches the package off on this node for good, until a person enables it, from anywhere."""
@@ -362,10 +358,6 @@ class Placer:
 
 def _present(node: NodeView | None) -> bool:
     return node is not None and not node.lost and node.serves != ()
-
-
-def _holds(record: PackageRecord, node: str) -> bool:
-    return record.holder is not None and not record.released and record.holder.node == node
 
 
 def _without(record: SwitchRecord, order: Order) -> SwitchRecord:

@@ -1,6 +1,7 @@
 """What nodes and people of a cluster tell each other through the store, beside the locks. Pure.
 
-    nodes/NODE       its daemon: which boot, in which phase each lock is that it holds, which package files it loaded
+    nodes/NODE       its daemon: which boot, in which phase each lock is that it holds, which package files it loaded,
+                     for whom it gave up which package by choice
     switches/PKG     the two switches, the order that is not fulfilled yet, maintenance
     drains/NODE      why a node is to run nothing
 
@@ -27,7 +28,8 @@ Digests = Mapping[str, Mapping[str, str]]
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon as it sees itself. `renews`: seconds in which it renews its session however slow the store is;
-    `leaving`: it was asked to end, and hands over what it has."""
+    `leaving`: it was asked to end, and hands over what it has; `given`: package -> nonce of the daemon for which it was
+    given up here by choice, until that one has had it."""
 
     boot: str
     nonce: str
@@ -35,6 +37,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, Phase] = {}
     digests: dict[str, dict[str, str]] = {}
     leaving: bool = False
+    given: dict[str, str] = {}
 
 
 class SwitchRecord(msgspec.Struct, frozen=True, kw_only=True):

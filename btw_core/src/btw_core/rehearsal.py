@@ -79,8 +79,18 @@ def _done(view: ClusterView, doing: tuple[Decision, ...]) -> ClusterView:
         if each.what is What.TAKE:
             keep = at if package.type is Kind.MULTI_NODE else {}
             at = {**keep, each.node: Phase.UP}
-        packages[each.package] = msgspec.structs.replace(package, at=at)
+        packages[each.package] = given(package, each, at)
     return msgspec.structs.replace(view, packages=packages)
+
+
+def given(package: PackageView, decision: Decision, at: dict[str, Phase]) -> PackageView:
+    """The package as it is `at` after that was done, and for whom it was given up."""
+    heir = package.heir
+    if decision.what is What.TAKE:
+        heir = "" if decision.node == heir else heir
+    elif decision.heir:
+        heir = decision.heir
+    return msgspec.structs.replace(package, at=at, heir=heir)
 
 
 def _overdue(view: ClusterView, nodes: tuple[str, ...]) -> ClusterView:
@@ -151,7 +161,8 @@ def _back(view: ClusterView, said: Mapping[str, str]) -> ClusterView:
     """Booted anew: nothing is up on it, and what was halted by hand on it was halted in another life."""
     name = said["NODE"]
     node = NodeView(drained=view.nodes[name].drained, boot=f"{view.nodes[name].boot}+", serves=view.nodes[name].serves)
-    return _overdue(msgspec.structs.replace(view, nodes={**view.nodes, name: node}), (name,))
+    view = _overdue(msgspec.structs.replace(view, nodes={**view.nodes, name: node}), (name,))
+    return _edited(view, lambda p: msgspec.structs.replace(p, heir="") if p.heir == name else p)
 
 
 def _package(

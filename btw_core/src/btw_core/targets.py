@@ -8,6 +8,7 @@ stands. So where a package belongs depends on nothing that is placed later, and 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import msgspec
 
@@ -29,7 +30,8 @@ from .dependencies import Graph, rank
 
 class Targets:
     """`of`: where each package should be. `refused`: why not on the nodes that were tried before. `led`: who has placed
-    it there, itself or what needs it. `idle`: why it should be nowhere."""
+    it there, itself or what needs it. `idle`: why it should be nowhere. `fast`: (package, node) -> what is stuck there
+    and holds it fast, itself or what needs it there: it cannot leave, so all else is planned around it."""
 
     def __init__(self, view: ClusterView) -> None:
         self.view, self.packages = view, view.packages
@@ -39,10 +41,14 @@ class Targets:
         self.idle: dict[str, str] = {}
         self.led: dict[str, str] = {}
         self.refused: dict[str, dict[str, str]] = {name: {} for name in view.packages}
+        self.fast = dict(self._held_fast())
         running = ((name, self.here(name)) for name in self.graph.company)
         self.load = Counter(node for _, node in running if node)
         for name in self.graph.instances:
             self._place_instances(name)
+        for name, node in self.fast:
+            if name in self.graph.company and self.here(name) == node:
+                self.of[name], self.led[name] = (node,), name
         for name in self.graph.order:
             if name not in self.of:
                 self._place(name)
@@ -51,6 +57,14 @@ class Targets:
         """Where a failover package runs; "" when it does not."""
         at = self.packages[name].at
         return next((node for node, phase in at.items() if phase in RUNNING and node in self.alive), "")
+
+    def _held_fast(self) -> Iterator[tuple[tuple[str, str], str]]:
+        for name, package in self.packages.items():
+            for node in (node for node, phase in package.at.items() if phase is Phase.STUCK and node in self.alive):
+                yield (name, node), name
+                for other in self.graph.beneath(name):
+                    if node in self.packages[other].at:
+                        yield (other, node), name
 
     def refusal(self, name: str, node: str) -> str:
         """Why it cannot be on that node whatever the moment; "" when it can."""
@@ -68,7 +82,7 @@ class Targets:
         nodes = []
         for node in having(self.view.nodes_of(package), package.at):
             cause = self._instance(package, node) or self.own(name, node) or self._bound(name, node, leader=name)
-            if cause:
+            if cause and not ((name, node) in self.fast and package.at[node] in RUNNING):
                 self.refused[name][node] = cause
             else:
                 nodes.append(node)
@@ -115,14 +129,22 @@ class Targets:
         """Why it should run nowhere; "" when it should run."""
         package = self.packages[name]
         order = package.order
-        stuck = next((node for node, phase in package.at.items() if phase is Phase.STUCK), "")
+        stuck = self._stuck(name)
         if order is not None and order.verb is Verb.HALT:
             return f"halted by order{order}"
-        if stuck:
+        if stuck and package.at[stuck] is Phase.STUCK:
             return f"a stop failed on {stuck}: nobody may start it before a person acts"
+        if stuck:
+            return f"it has failed on {stuck}, and cannot halt before {self.fast[name, stuck]} is down, which is stuck"
         if self.here(name) or package.automatic.on or order is not None:
             return ""
         return f"auto_run is off{package.automatic}"
+
+    def _stuck(self, name: str) -> str:
+        """Where it is, not running and unable to go."""
+        at = self.packages[name].at
+        gone = (node for node, phase in at.items() if phase is Phase.STUCK or (name, node) in self.fast)
+        return next((node for node in gone if at[node] not in RUNNING), "")
 
     def candidates(self, name: str) -> list[str]:
         """Nodes in the order in which they are tried."""
@@ -140,12 +162,15 @@ class Targets:
     def _failback(self, name: str) -> list[str]:
         """Its first node, where it goes back by itself; not past what runs with it and has no lower priority."""
         package = self.packages[name]
+        first = self.view.nodes_of(package)[:1]
         if package.failback_policy is not FailbackPolicy.AUTOMATIC:
             return []
+        if self.here(name) and package.heir in first:
+            return []  # it was given up for that node, which did not take it: not once more
         for other in self._followers(name):
             if self.here(other) and rank(self.packages[other]) <= rank(package):
                 return []
-        return list(self.view.nodes_of(package)[:1])
+        return list(first)
 
     def _followers(self, name: str) -> list[str]:
         found: dict[str, None] = {}
@@ -207,7 +232,7 @@ class Targets:
             placed = self.of.get(other, ())
             if node in placed or (placed and location is Location.ALL_NODES):
                 return f"excluded by {other} on {placed[0]}"
-            stuck = next((n for n, phase in self.packages[other].at.items() if phase is Phase.STUCK), "")
+            stuck = self._stuck(other)
             if stuck and (stuck == node or location is Location.ALL_NODES):
                 return f"excluded by {other}, which is stuck on {stuck}"
         return ""

@@ -25,7 +25,7 @@ from btw_core.cluster import (
 )
 from btw_core.dependencies import Graph, flaws
 from btw_core.placement import Decision, Plan, What, placement
-from btw_core.rehearsal import befall, settled
+from btw_core.rehearsal import befall, given, settled
 from btw_core.switches import Happening, Refused, switched
 
 #: As `befall` knows them, some more often than others; N and P stand for a node and a package.
@@ -78,7 +78,8 @@ def _bind(dice: random.Random, made: dict[str, PackageView], name: str, other: s
 
 
 class Cluster:
-    """Nodes that take turns. `starts` counts what was started since it was last cleared."""
+    """Nodes that take turns. `starts` counts what was started since it was last cleared, by lock: NAME, or NAME@NODE of
+    a multi-node package, each of whose instances goes its own way."""
 
     def __init__(self, view: ClusterView, dice: random.Random) -> None:
         self.view, self.dice = view, dice
@@ -140,12 +141,12 @@ class Cluster:
         name, node = decision.package, decision.node
         package = self.view.packages[name]
         if decision.what is What.HALT and package.at.get(node) in (*RUNNING, Phase.FAILING):
-            self._set(name, at={**package.at, node: Phase.HALTING})
+            self._put(name, given(package, decision, {**package.at, node: Phase.HALTING}))
         elif decision.what is What.TAKE and node not in package.at:
             taken = package.type is Kind.FAILOVER and bool(package.at)  # the lock: a lost holder's lease has to end
             if not taken and self.free[name] >= 3 * decision.delay:
-                self._set(name, at={**package.at, node: Phase.STARTING})
-                self.starts[name] += 1
+                self._put(name, given(package, decision, {**package.at, node: Phase.STARTING}))
+                self.starts[name if package.type is Kind.FAILOVER else f"{name}@{node}"] += 1
 
     def _go_on(self, name: str, node: str) -> None:
         """A start or a halt ends, well or not."""
