@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 
 from btw_core import lease
@@ -126,3 +128,13 @@ def test_a_package_has_an_heir_as_long_as_that_life_and_who_says_so_are_there() 
 @pytest.mark.parametrize("state", State)
 def test_every_state_in_which_a_lock_is_held_has_a_phase(state: State) -> None:
     assert state in PHASES
+
+
+def test_the_order_of_the_news_is_not_seen() -> None:
+    """All nodes see, and so decide, the same."""
+    seen = set()
+    for nodes in permutations("abc"):
+        locks = {f"web@{node}": _held(node, off={node: "by hand"}) for node in nodes}
+        rules = {"web": Rules(nodes=("a", "b", "c"), type=Kind.MULTI_NODE)}
+        seen.add(msgspec.json.encode(_picture(locks, rules=rules)))
+    assert len(seen) == 1
