@@ -151,7 +151,8 @@ class Demo:
     def kill(self, node: str) -> None:
         """Keeper, manager and all that they have started, themselves or through others."""
         process = self.processes.pop(node)
-        count = sum(len(pids) for _, pids in self._started(node)) + self._kill_run(node)
+        count = len({pid for _, pids in self._started(node) for pid in pids} | {pid for pid, _ in self._run_of(node)})
+        self._kill_run(node)
         self._kill_started(node)
         process.wait(LIMIT)
         _say(f"SIGKILL to {count} processes.")
@@ -216,28 +217,33 @@ class Demo:
             count += len(pids)
         return count
 
-    def _kill_run(self, node: str) -> int:
-        """Keeper and manager; first the keeper, which would start another manager. Returns how many there were."""
-        from ..clock import boot_id
-        from ..cutoff import kill
-        from ..pulse import Pulse, start_of
+    def _run_of(self, node: str) -> Iterator[tuple[int, int]]:
+        """Pid and start of keeper and manager and of what they have forked: it writes to the journal, or is about to
+        become another manager. All have the demo's directory and the node in their command line."""
+        from ..pulse import start_of
 
-        try:
-            pulse = Pulse.open(self.directory / "run" / node / f"{PACKAGE}.pulse", boot_id())
-        except OSError:  # not yet, or not any more
-            return 0
-        found = [each for each in (pulse.keeper(), pulse.manager()) if each and start_of(each.pid) == each.start]
-        pulse.close()
-        for each in found:
-            kill(each.pid, each.start)
-        return len(found)
+        for each in Path("/proc").iterdir():
+            if each.name.isdigit() and int(each.name) != os.getpid():
+                with contextlib.suppress(OSError):  # it has ended
+                    words = (each / "cmdline").read_bytes().split(b"\0")
+                    if all(word.encode() in words for word in (node, str(self.directory))):
+                        yield int(each.name), start_of(int(each.name))
+
+    def _kill_run(self, node: str) -> None:
+        """Until none is left: one that was just being forked is seen with the next look."""
+        from ..cutoff import kill
+
+        end = time.monotonic() + LIMIT
+        while (found := list(self._run_of(node))) and time.monotonic() < end:
+            for pid, start in found:
+                kill(pid, start)
+            time.sleep(0.02)
 
     def _kill_all(self) -> None:
         end = time.monotonic() + LIMIT
-        while sum(map(self._kill_run, self.nodes)) and time.monotonic() < end:
-            time.sleep(0.02)
+        for node in self.nodes:
+            self._kill_run(node)
         for process in self.processes.values():
-            process.kill()
             process.wait(LIMIT)
         while sum(map(self._kill_started, self.nodes)) and time.monotonic() < end:
             time.sleep(0.02)
