@@ -138,3 +138,12 @@ def test_the_order_of_the_news_is_not_seen() -> None:
         rules = {"web": Rules(nodes=("a", "b", "c"), type=Kind.MULTI_NODE)}
         seen.add(msgspec.json.encode(_picture(locks, rules=rules)))
     assert len(seen) == 1
+
+
+def test_a_halt_that_has_waited_long_enough_counts_as_long_as_that_life_holds_the_lock() -> None:
+    nodes = {"a": _node("a"), "b": _node("b", waited=("web",))}
+    assert _picture({"web": _held("b")}, nodes=nodes).packages["web"].waited == ("b",)
+    assert _picture({"web": _held("b", released=True)}, nodes=nodes).packages["web"].waited == ()
+    assert _picture({"web": _held("a")}, nodes=nodes).packages["web"].waited == ()
+    other = NodeRecord(boot="1", nonce="b0", waited=("web",))
+    assert _picture({"web": _held("b")}, nodes=nodes | {"b": other}).packages["web"].waited == ()

@@ -71,3 +71,23 @@ def test_external_scripts_and_a_generic_resource(daemons: Daemons) -> None:
     daemons.settles(fibre="n2")
     assert "switched off on n1 by btw on n1" in daemons.btw("why", "fibre", "--on", "n1")
     assert any("value says 49, up means >= 50" in line for line in daemons.journal("output", "fibre"))
+
+
+def test_a_halt_waits_no_longer_than_its_successor_halt_timeout(daemons: Daemons) -> None:
+    """`app` needs `db` and cannot be stopped: `db`, which is to leave the node, waits, says so, then goes."""
+    daemons.package("db", 'nodes = ["n1", "n2"]\nsuccessor_halt_timeout = 6')
+    daemons.package("app", 'nodes = ["n1", "n2"]', '[[dependency]]\npackage = "db"\n')
+    app = daemons.directory / "packages" / "app.toml"
+    app.write_text(app.read_text().replace('stop = "rm -f ', 'stop = "false '))
+    daemons.begin("n1", "n2")
+    daemons.settles(db="n1", app="n1")
+    daemons.btw("node", "drain", "n1", "--wait", "0")
+    limit = "(or after 6 s, successor_halt_timeout)"
+    daemons.until(lambda: limit in daemons.btw("why", "db"), lambda: daemons.btw("why", "db"))
+    daemons.settles(db="n2", app="")
+    said = "\n".join(daemons.journal("placement", "db"))
+    assert f"waits here: halts when app is down {limit}: goes to n2: drained" in said
+    assert "without waiting for app any longer: successor_halt_timeout is over" in said
+    assert "stuck on n1" in daemons.btw("why", "app")
+    app.write_text(app.read_text().replace('stop = "false ', 'stop = "rm -f '))
+    daemons.up("app", "n1").unlink()  # so that everything can end

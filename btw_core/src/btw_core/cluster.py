@@ -80,6 +80,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     failover_policy: FailoverPolicy = FailoverPolicy.CONFIGURED_NODE
     failback_policy: FailbackPolicy = FailbackPolicy.MANUAL
     priority: int | None = None  # 1 to 3000, lower wins, any number beats none
+    successor_halt_timeout: float | None = None  # seconds that its halt waits for what needs it; None: for ever
     dependencies: tuple[Dependency, ...] = ()
 
 
@@ -137,6 +138,7 @@ class PackageView(Rules, frozen=True, kw_only=True, forbid_unknown_fields=True):
     order: Order | None = None
     stopped: dict[str, str] = {}  # multi-node: node -> its boot when the instance was halted by hand
     restarted: bool = False  # multi-node: halted by hand before; it does not start for the first time
+    waited: tuple[str, ...] = ()  # nodes on which it has waited long enough for what needs it
     heir: str = ""  # failover: the node for which another gave it up by choice, and which has not had it since
 
     @property

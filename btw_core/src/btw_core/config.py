@@ -217,6 +217,7 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
     resources = _resources(reader, tables, types, {key: home[key] for key in home.keys() - resource_keys})
     reader.finish()
     nodes = () if "*" in table.nodes else tuple(table.nodes)
+    patience = table.successor_halt_timeout
     return Package(
         name=name,
         file=document.file,
@@ -240,6 +241,7 @@ def decode_package(name: str, document: Document, config: NodeConfig, plugins: P
             failover_policy=table.failover_policy,
             failback_policy=table.failback_policy,
             priority=table.priority,
+            successor_halt_timeout=None if patience is None else float(patience),
             dependencies=dependencies,
         ),
         document=document,

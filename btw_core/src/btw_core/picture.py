@@ -46,6 +46,7 @@ def picture(
     heirs = _heirs(papers, silent)
     for name, rule in rules.items():
         at: dict[str, Phase] = {}
+        waited = []
         off: dict[str, Switch] = {}
         for lock, record in _locks(name, rule.type, view):
             off |= {node: Switch(why=why) for node, why in record.off.items()}
@@ -53,12 +54,15 @@ def picture(
                 continue
             node = record.holder.node
             said = papers.nodes.get(node)
-            phases = own if node == me else said.phases if said and said.nonce == record.holder.nonce else {}
+            heard = said if said and said.nonce == record.holder.nonce else None  # not a word of another life
+            phases = own if node == me else heard.phases if heard else {}
+            waited += [node] if heard and name in heard.waited else []
             # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word
             at[node] = phases.get(lock, Phase.UP if record.holder.slot != SLOT else Phase.STARTING)
         # in one order, not in that in which this node has heard of them: all see, and decide, the same
         at, off = _ordered(at), _ordered(off)
         package = PackageView(**msgspec.structs.asdict(rule), at=at, off=off, heir=heirs.get(name, ""))
+        package = msgspec.structs.replace(package, waited=tuple(sorted(waited))) if waited else package
         switches = papers.switches.get(name)
         if switches is not None:
             package = switches.on(package)

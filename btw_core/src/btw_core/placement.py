@@ -30,7 +30,8 @@ LEFT = 8
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Of one node for one package. `cause` is never empty. `heir`: it halts by choice, for that node."""
+    """Of one node for one package. `cause` is never empty. `heir`: it halts by choice, for that node. `after`: what
+    has to be down before it may halt here."""
 
     package: str
     node: str
@@ -38,6 +39,7 @@ class Decision(msgspec.Struct, frozen=True):
     cause: str
     delay: int = 0
     heir: str = ""
+    after: tuple[str, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,8 +188,8 @@ class _Moment:
             return self._go(name, node)
         fast = self.t.fast.get((name, node))
         if fast:
-            cause = f"runs here, and cannot halt before {fast} is down, which is stuck here"
-            return Decision(name, node, What.STAY, cause)
+            cause = f"runs here, and cannot halt before {fast} is down, which is stuck here{self._limit(name)}"
+            return Decision(name, node, What.STAY, cause, after=(fast,))
         broken = self._broken(name, node)
         if broken:
             return self._leave(name, node, broken)
@@ -239,9 +241,18 @@ class _Moment:
         """What needs it is halted first."""
         self.leaves.add((name, node))
         leaning = self._leaning(name, node)
+        names = ", ".join(leaning)
+        if leaning and node not in self.packages[name].waited:
+            cause = f"halts when {names} is down{self._limit(name)}: {cause}"
+            return Decision(name, node, What.WAIT, cause, after=tuple(leaning))
         if leaning:
-            return Decision(name, node, What.WAIT, f"halts when {', '.join(leaning)} is down: {cause}")
+            cause = f"{cause}; without waiting for {names} any longer: successor_halt_timeout is over"
         return Decision(name, node, What.HALT, cause, heir=heir)
+
+    def _limit(self, name: str) -> str:
+        """For how long it waits for what needs it."""
+        seconds = self.packages[name].successor_halt_timeout
+        return "" if seconds is None else f" (or after {seconds:g} s, successor_halt_timeout)"
 
     def _leaning(self, name: str, node: str) -> list[str]:
         """Who is not down and would lose what it needs."""

@@ -18,6 +18,7 @@ from .events import Event
 from .hearing import Hearing, holds
 from .lease import DamagedRecord, PackageRecord, View, decode
 from .paper import Paper
+from .patience import Patience
 from .picture import PHASES, picture
 from .placement import Decision, Plan, What, placement
 from .records import DRAINS, NODES, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
@@ -59,6 +60,7 @@ class Placer:
         self.leases: View | None = None  # the last reading, with what the watch has said since
         self._digests = {name: dict(each) for name, each in daemon.digests.items()}
         self._hearing = Hearing(me.node, timing)
+        self._patience = Patience(me.node)
         self._given: dict[str, str] = {}  # see NodeRecord
         self._mine: dict[str, Paper] = {}  # by key
         self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
@@ -223,6 +225,9 @@ class Placer:
             now = {each.package: each for each in self.plan.decisions if each.node == self.me.node}
             self._say(now)
             self.mine = now
+        due = self._patience.look(self.view, self.plan, self._planned)
+        if due is not None:
+            self.desk.at(max(due, self._planned + REST), ("patience",), self._plan)
         self._give(phases)
         for controller in self.controllers.values():
             self._tend(controller)
@@ -247,6 +252,7 @@ class Placer:
             phases=phases,
             digests=self._digests,
             leaving=self.leaving,
+            waited=tuple(sorted(self._patience.over)),
             given=dict(self._given),
         )
         self.papers.nodes[self.me.node] = now

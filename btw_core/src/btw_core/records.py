@@ -28,8 +28,9 @@ Digests = Mapping[str, Mapping[str, str]]
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon as it sees itself. `renews`: seconds in which it renews its session however slow the store is;
-    `leaving`: it was asked to end, and hands over what it has; `given`: package -> nonce of the daemon for which it was
-    given up here by choice, until that one has had it."""
+    `leaving`: it was asked to end, and hands over what it has; `waited`: packages whose halt here has waited long
+    enough for what needs them; `given`: package -> nonce of the daemon for which it was given up here by choice, until
+    that one has had it."""
 
     boot: str
     nonce: str
@@ -37,6 +38,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, Phase] = {}
     digests: dict[str, dict[str, str]] = {}
     leaving: bool = False
+    waited: tuple[str, ...] = ()
     given: dict[str, str] = {}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from .cluster import RUNNING, ClusterView, Kind, NodeView, Order, PackageView, Phase, Verb
+from .patience import past, waiting
 from .placement import Decision, Plan, What, placement
 from .switches import Happening, Refused, switched
 from .targets import listed, ordered
@@ -25,10 +26,12 @@ SHOWN = 20
 
 
 class Step(NamedTuple):
-    """What the nodes do at one time; `overdue`: nodes whose leases are over then."""
+    """What the nodes do at one time; `overdue`: nodes whose leases are over then; `waited`: (package, node) whose halt
+    waits no longer for what needs it."""
 
     decisions: tuple[Decision, ...]
     overdue: tuple[str, ...] = ()
+    waited: tuple[tuple[str, str], ...] = ()
 
 
 class Rehearsal(NamedTuple):
@@ -66,7 +69,13 @@ def rehearse(view: ClusterView) -> Rehearsal:
         overdue = tuple(sorted({node for p in view.packages.values() for node in p.at if node in lost}))
         view = settled(_overdue(_done(view, doing), overdue))
         if not doing and not overdue:
-            return Rehearsal(tuple(steps), view, plan)
+            limits = waiting(view, plan)
+            if not limits:
+                return Rehearsal(tuple(steps), view, plan)
+            first = tuple(each for each, seconds in limits.items() if seconds == min(limits.values()))
+            view = past(view, first)
+            steps.append(Step((), waited=first))
+            continue
         steps.append(Step(doing, overdue))
     return Rehearsal(tuple(steps), view, placement(view), restless=True)
 
@@ -90,7 +99,8 @@ def given(package: PackageView, decision: Decision, at: dict[str, Phase]) -> Pac
         heir = "" if decision.node == heir else heir
     elif decision.heir:
         heir = decision.heir
-    return msgspec.structs.replace(package, at=at, heir=heir)
+    waited = tuple(node for node in package.waited if node in at)
+    return msgspec.structs.replace(package, at=at, heir=heir, waited=waited)
 
 
 def _overdue(view: ClusterView, nodes: tuple[str, ...]) -> ClusterView:
@@ -261,6 +271,7 @@ def section(rehearsal: Rehearsal) -> str:
     for number, step in enumerate(rehearsal.steps[: SHOWN if rehearsal.restless else LIMIT], 1):
         texts = [f"{d.package} {_DOES[d.what]} {d.node}: {d.cause}" for d in step.decisions]
         texts += [f"the leases of {node} are over" for node in step.overdue]
+        texts += [f"{name} on {node}: its successor_halt_timeout is over" for name, node in step.waited]
         lines += [f"{f'{number}.' if not index else '':<3} {text}" for index, text in enumerate(texts)]
     if not rehearsal.steps:
         lines.append("nothing happens")

@@ -90,6 +90,10 @@ class PackageTable(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=3000)] | None,
         Meta(description="who decides and who gives way: lower wins", examples=[100]),
     ] = None
+    successor_halt_timeout: Annotated[
+        Seconds | None,
+        Meta(description="how long its halt waits for what needs it; default: until that is down", examples=[120]),
+    ] = None
     env: Annotated[
         dict[str, str],
         Meta(description="environment of every command of its resources", examples=[{"PEV_PORT": "8080"}]),

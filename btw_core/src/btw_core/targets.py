@@ -63,7 +63,7 @@ class Targets:
             for node in (node for node, phase in package.at.items() if phase is Phase.STUCK and node in self.alive):
                 yield (name, node), name
                 for other in self.graph.beneath(name):
-                    if node in self.packages[other].at:
+                    if node in self.packages[other].at and node not in self.packages[other].waited:
                         yield (other, node), name
 
     def refusal(self, name: str, node: str) -> str:

@@ -24,6 +24,7 @@ from btw_core.cluster import (
     Phase,
 )
 from btw_core.dependencies import Graph, flaws
+from btw_core.patience import Patience, waiting
 from btw_core.placement import Decision, Plan, What, placement
 from btw_core.rehearsal import befall, given, settled
 from btw_core.switches import Happening, Refused, switched
@@ -49,14 +50,22 @@ def random_view(dice: random.Random, nodes: int, packages: int) -> ClusterView:
 def _random_package(dice: random.Random, names: list[str]) -> PackageView:
     nodes = tuple(dice.sample(names, dice.randint(1, len(names)))) if dice.random() < 0.7 else ()
     if dice.random() < 0.2:
-        return PackageView(type=Kind.MULTI_NODE, nodes=nodes, auto_run=dice.random() < 0.9)
+        automatic = dice.random() < 0.9
+        return PackageView(
+            type=Kind.MULTI_NODE, nodes=nodes, auto_run=automatic, successor_halt_timeout=_random_patience(dice)
+        )
     return PackageView(
         nodes=nodes,
         auto_run=dice.random() < 0.9,
         failover_policy=dice.choice(list(FailoverPolicy)),
         failback_policy=dice.choice(list(FailbackPolicy)),
         priority=dice.choice([None, dice.randint(1, 5)]),
+        successor_halt_timeout=_random_patience(dice),
     )
+
+
+def _random_patience(dice: random.Random) -> float | None:
+    return dice.choice([None, None, 0.0, float(dice.randint(1, 20))])
 
 
 def _bind(dice: random.Random, made: dict[str, PackageView], name: str, other: str) -> None:
@@ -87,13 +96,17 @@ class Cluster:
         self.silent: Counter[str] = Counter()  # turns since a node was lost
         self.free: Counter[str] = Counter()  # turns in which a package was held by nobody
         self.plan = placement(view)
+        self.patience = {node: Patience(node) for node in view.nodes}
+        self.turns = 0
         self.trouble = 0.0  # share of starts and halts that fail
 
     def turn(self) -> bool:
         """One node does all that it should; what was begun before ends. False: there was nothing to do for anybody."""
+        self.turns += 1
+        before = self.view
+        self._wait()
         self.plan = placement(self.view)
         self._judge(self.plan)
-        before = self.view
         alive = [name for name, node in self.view.nodes.items() if not node.lost]
         for name, there in self.view.nodes.items():
             self.silent[name] = self.silent[name] + 1 if there.lost else 0
@@ -121,12 +134,24 @@ class Cluster:
                 return True
         return False
 
+    def _wait(self) -> None:
+        """Each node says whose halt has waited long enough for what needs it."""
+        plan = placement(self.view)
+        for patience in self.patience.values():
+            patience.look(self.view, plan, self.turns)
+        for name, package in self.view.packages.items():
+            waited = tuple(node for node in sorted(package.at) if name in self.patience[node].over)
+            if waited != package.waited:
+                self._put(name, msgspec.structs.replace(package, waited=waited))
+
     def _may_act(self, name: str, node: str) -> bool:
         decision = self.plan.of(name, node)
         return decision is not None and decision.what in (What.TAKE, What.HALT, What.WAIT)
 
     def _pending(self) -> bool:
         if any(d.what is What.HALT or (d.what is What.TAKE and not d.delay) for d in placement(self.view).decisions):
+            return True
+        if waiting(self.view, placement(self.view)):
             return True
         held = [(p, node, phase) for p in self.view.packages.values() for node, phase in p.at.items()]
         return any(self.view.nodes[n].lost or phase in (Phase.STARTING, Phase.HALTING) for _, n, phase in held)
