@@ -111,6 +111,29 @@ def test_what_is_up_is_kept_over_files_that_are_broken_or_gone(daemons: Daemons)
 
 
 @pytest.mark.parametrize("daemons", ["local"], indirect=True)
+def test_damaged_memory_costs_its_own_package_only(daemons: Daemons) -> None:
+    """What this node remembers of web cannot be read by the next manager: web is left out here, with the remedy, and
+    another node takes it over; app is adopted."""
+    alone(daemons, "web")
+    alone(daemons, "app")
+    started(daemons, "n1", "n2")
+    daemons.settles(web="n1", app="n1")
+    memory = daemons.directory / "state" / "n1"
+    for end in ("json", "now"):
+        (memory / f"web.{end}").write_bytes(b"\0" * 100)
+    daemons.until(kill_manager(daemons, "n1"))
+    said = daemons.btw("status")
+    assert "web is left out: " in said and f"mv {memory}/web.json" in said
+    daemons.settles(web="n2", app="n1")
+    (memory / "web.json").rename(memory / "web.json.damaged")
+    assert "applied on n1" in daemons.btw("apply")
+    assert "left out" not in daemons.btw("status")
+    daemons.btw("move", "web", "n1")
+    daemons.settles(web="n1", app="n1")
+    assert begun(daemons, "app") == ["n1"] and begun(daemons, "web") == ["n1", "n2", "n1"]
+
+
+@pytest.mark.parametrize("daemons", ["local"], indirect=True)
 def test_a_daemon_leaves_to_a_run_what_that_has(daemons: Daemons) -> None:
     """It neither starts it nor, at some hard deadline, has its processes killed; and apply says what is left out."""
     alone(daemons, "web")

@@ -187,18 +187,21 @@ class Node:
         return [packages[name] for name in self.names]
 
     def _lock(self) -> None:
-        """Raises Busy, OSError. A daemon leaves to a `btw run` what that has."""
+        """Raises Busy, OSError. A daemon leaves to a `btw run` what that has, and out whose memory is damaged: it is
+        not to cost the others."""
         if self.daemon:
             self._disk.lock(SLOT)
         for name in list(self.names):
             try:
                 self._disk.lock(name)
-            except Busy as busy:
+                if self.daemon:
+                    self._disk.load(name)
+            except (Busy, ValueError) as error:
                 if not self.daemon:
                     raise
                 self.names.remove(name)
-                self.problems.append(f"{name} is left out: {busy}")
-                self._journal.write("problem", package=name, cause=f"left out: {busy}")
+                self.problems.append(f"{name} is left out: {error}")
+                self._journal.write("problem", package=name, cause=f"left out: {error}")
 
     async def _manage(self, packages: list[PackageSpec]) -> int:
         ports = Ports(
