@@ -22,7 +22,7 @@ MAX_LINES = 400
 #: Kinds of modules of btw_core as in docs/design.md "Modules of btw-core"; all others are adapters to the system.
 KINDS = {
     "pure": "types timing fsm lease events faults safety cluster switches dependencies targets placement patience"
-    " rehearsal records picture hearing",
+    " rehearsal records picture hearing steps",
     "contract": "clock store ports resource hooks",
     "shell": "desk health session claim work debts memory controller summary paper placer manager",
     "keeper": "trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",

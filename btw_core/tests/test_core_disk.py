@@ -114,6 +114,17 @@ def test_damage_is_named_with_its_remedy(disk: FileDisk, content: bytes) -> None
     (disk.directory / "web.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"web\.json is damaged .* mv "):
         disk.load("web")
+    saved = Saved(incarnation=life(), term=2)
+    disk.save("web", saved)
+    (disk.directory / "web.json").write_bytes(content)
+    assert disk.load("web") == saved  # the last word, of this boot, is whole
+
+
+def test_memory_that_cannot_be_read_is_damaged(disk: FileDisk) -> None:
+    """As by a bad sector: whose it is, and what to do, is named."""
+    (disk.directory / "web.json").mkdir()
+    with pytest.raises(ValueError, match=r"web\.json is damaged .*Is a directory.* mv "):
+        disk.load("web")
 
 
 def test_a_failed_save_keeps_what_was_there(disk: FileDisk) -> None:

@@ -15,7 +15,8 @@ KEY = "drains/a"
 
 
 def _paper(bench: Bench) -> Paper:
-    return Paper(bench.desk, KEY, DrainRecord, 1.0, 0.5, lambda text: bench.journal.write("store_trouble", cause=text))
+    failed = lambda text: bench.journal.write("store_trouble", cause=text)  # noqa: E731 - short
+    return Paper(bench.desk, KEY, DrainRecord, 1.0, 0.5, failed, lambda _record: None)
 
 
 def _drained(why: str) -> DrainRecord:

@@ -75,8 +75,14 @@ def test_of_itself_a_node_knows_more_than_its_record_says() -> None:
 
 
 def test_what_a_former_life_said_does_not_count_for_the_next() -> None:
-    nodes = {"a": _node("a"), "b": NodeRecord(boot="1", nonce="b0", phases={"web": Phase.STUCK})}
+    nodes = {"a": _node("a"), "b": NodeRecord(boot="1", nonce="b0", phases={"web": Phase.STUCK}, digests={"web": {}})}
     assert _picture({"web": _held("b")}, nodes=nodes).packages["web"].at == {"b": Phase.STARTING}
+
+
+def test_what_the_next_life_does_not_know_waits_for_the_end_of_the_lease_only() -> None:
+    """Its file is gone there, or its memory damaged: nobody will adopt it, so it is no reason for others to wait."""
+    nodes = {"a": _node("a"), "b": NodeRecord(boot="1", nonce="b0")}
+    assert _picture({"web": _held("b")}, nodes=nodes).packages["web"].at == {}
 
 
 def test_a_btw_run_never_says_a_word_and_counts_as_up() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,9 @@ from btw_core.containment import OBSERVER, ZYGOTE, containment, find_cgroup_root
 from btw_core.cutoff import kill
 from btw_core.pulse import Keeper, Manager, Pulse, start_of
 from btw_core.store_guard import Guard, default_runtime
+
+if TYPE_CHECKING:
+    from .daemons import Daemons
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds for anything that has to happen: generous, for these computers are busy.
@@ -202,7 +205,8 @@ class Cluster:
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
                 pid, line = int(entry.name), (entry / "cmdline").read_bytes() + b"\0"
-                if mark in line and b"btw_core.cli\0run\0" in line and (start := start_of(pid)):
+                ours = mark in line and (b"btw_core.cli\0run\0" in line or b"btw_core.cli\0daemon\0" in line)
+                if ours and (start := start_of(pid)):
                     kill(pid, start)
                     count += 1
         return count
@@ -246,3 +250,13 @@ def fuse_hang() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(params=["local", "etcd"])
+def daemons(request: pytest.FixtureRequest, cluster: Cluster, tmp_path: Path) -> Iterator[Daemons]:
+    """Nothing runs yet; everything has ended afterwards."""
+    from .daemons import Daemons, ended, etcd
+
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(etcd(tmp_path)) if request.param == "etcd" else None
+        yield stack.enter_context(ended(Daemons(cluster, lock)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Cluster
-from .test_system_cluster import Daemons, ended
+from .daemons import Daemons, ended
 
 SCRIPT = """\
 #!/bin/sh

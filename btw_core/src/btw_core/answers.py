@@ -12,10 +12,13 @@ from .control import Answer, Request
 from .manager import Manager
 from .placer import Placer
 from .ports import EnableAsked, HaltAsked, Report
+from .summary import ill
 from .switches import Refused
 
 #: Seconds in which what a person asked for must be written to the store.
 WRITTEN = 10.0
+#: Characters of who asks and why, which every node keeps and shows.
+LONGEST = 1000
 COMMANDS = ("ping", "status", "halt", "enable", "cluster", "ask", "maintenance", "reset", "reload")
 
 
@@ -23,6 +26,7 @@ class Driver(Protocol):
     """What drives the manager: `node.Node`."""
 
     names: list[str]
+    problems: list[str]
     manager: Manager | None
 
     def deliver(self, report: Report) -> None: ...
@@ -80,8 +84,11 @@ class Answers:
         if placer is None:
             raise ValueError("this is a `btw run`, which takes no part in a cluster: run btw daemon instead")
         if command == "cluster":
-            return placer.summary() | {"trouble": manager.store_trouble or manager.session.trouble}
+            trouble = manager.store_trouble or manager.session.trouble
+            return placer.summary() | {"trouble": trouble, "problems": self.node.problems}
         by, why = str(request.get("by", "")), str(request.get("why", ""))
+        if len(by + why) > LONGEST:
+            raise ValueError(f"found {len(by + why)} characters of who and why, allowed: {LONGEST}")
         match command:
             case "ask":
                 words = str(request.get("words", ""))
@@ -113,7 +120,8 @@ class Answers:
         try:
             text = await asyncio.wait_for(done, WRITTEN)
         except TimeoutError:
-            trouble = f"the lock store did not take it within {WRITTEN:g} s; it is done as soon as it does"
+            trouble = f"the lock store did not take it within {WRITTEN:g} s; it is done as soon as it does, unless this"
+            trouble += " daemon ends before"
             raise ValueError(trouble) from None
         if text:
             raise ValueError(text)
@@ -133,18 +141,14 @@ class Answers:
 
 
 def _healthy(placer: Placer, package: str) -> None:
-    """A package leaves maintenance only in health (as Serviceguard's does). Raises ValueError."""
-    controller = placer.controllers.get(package)
-    at = [node for node in placer.view.packages[package].at if node != placer.me.node] if controller else []
-    if at:
-        raise ValueError(f"{package} is on {at[0]}, which alone knows its health: btw maintenance {package} off there")
-    if controller is None or not controller.maintenance:
-        return
-    ill = [
-        f"{each.resource} {each.status or 'cannot tell'}" for each in controller.health.values() if each.status != "up"
-    ]
-    if controller.claim.held and ill:
-        raise ValueError(f"{package} is not healthy here, it would fail at once: {', '.join(ill)}")
+    """A package leaves maintenance only in health (as Serviceguard's does), which the node that has it knows. Raises
+    ValueError."""
+    found = {node: record.ill.get(package, "") for node, record in placer.papers.nodes.items()}
+    if package in placer.controllers:
+        found[placer.me.node] = ill(placer.controllers[package])
+    for node, text in found.items():
+        if text:
+            raise ValueError(f"{package} is not healthy on {node}, it would fail at once: {text}")
 
 
 def now() -> str:

@@ -28,6 +28,8 @@ GROUP = "btw"
 LARGEST = 4 * 1024 * 1024
 #: Seconds that the other side may take to send its request or to read an answer.
 SLOW = 5.0
+#: Who ask at one time at most: what a broken client keeps open must not cost the manager its descriptors.
+MOST = 300
 #: Seconds between two looks whether the socket still has its name.
 LOOK = 1.0
 
@@ -91,7 +93,7 @@ class Control:
         there = self.path.lstat()
         self._bound = there.st_dev, there.st_ino
         listener.setblocking(False)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LARGEST)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LARGEST, backlog=MOST)
 
     async def close(self) -> None:
         """Let answers that are under way end, for at most a second, and remove the socket."""
@@ -113,12 +115,14 @@ class Control:
         assert task is not None
         self._tasks.add(task)
         try:
+            if len(self._tasks) > MOST:
+                raise TimeoutError  # the others have SLOW
             line = await asyncio.wait_for(reader.readline(), SLOW)
             async for answer in self._answers(line):
                 writer.write(json.dumps(answer, default=str).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), SLOW)
         except (OSError, TimeoutError, ValueError):  # the asker is gone, or slow, or sent more than a line may have
-            pass
+            writer.transport.abort()  # who does not read would keep it open
         finally:
             writer.close()
             self._tasks.discard(task)
@@ -132,6 +136,8 @@ class Control:
                 yield answer
         except ValueError as error:
             yield {"error": str(error)}
+        except RecursionError:
+            yield {"error": "nested too deeply"}
 
 
 def ask(path: Path, request: Request, deadline: float) -> Iterator[Answer]:
@@ -141,8 +147,7 @@ def ask(path: Path, request: Request, deadline: float) -> Iterator[Answer]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         try:
             channel.settimeout(deadline)
-            with _directory(path) as name:
-                channel.connect(name)
+            _connect(channel, path, end)
             channel.sendall(json.dumps(request).encode() + b"\n")
             buffer = b""
             while data := _read(channel, end):
@@ -156,6 +161,19 @@ def ask(path: Path, request: Request, deadline: float) -> Iterator[Answer]:
             raise NoAnswer(f"the manager at {path} did not answer within {deadline:g} s") from None
         except OSError as error:
             raise NoAnswer(f"no manager answers at {path}: {error.strerror}") from error
+
+
+def _connect(channel: socket.socket, path: Path, end: float) -> None:
+    """Raises OSError."""
+    with _directory(path) as name:
+        while True:
+            try:
+                channel.connect(name)
+                return
+            except BlockingIOError:  # more wait to be heard than the kernel keeps (unix(7))
+                if time.monotonic() > end:
+                    raise TimeoutError from None
+                time.sleep(0.02)
 
 
 def sockets(run: Path, node: str | None = None) -> list[Path]:

@@ -79,15 +79,18 @@ class FileDisk:
         return False
 
     def load(self, package: str) -> Saved | None:
-        """See `ports.Disk`. Raises OSError, ValueError (damaged, with the remedy)."""
-        lasting = _read(self._path(package), package)
+        """See `ports.Disk`. Raises ValueError (damaged, with the remedy)."""
+        news = damage = None
         try:
             news = _read(self._path(package).with_suffix(".now"), package)
-        except ValueError:
-            if lasting is not None and lasting.incarnation.boot == boot_id():
-                raise  # both were written whole in this boot
-            return lasting  # torn by a crash of the computer
-        return news if news is not None and news.incarnation.boot == boot_id() else lasting
+        except ValueError as error:
+            damage = error
+        if news is not None and news.incarnation.boot == boot_id():
+            return news  # all that the other one has, whatever became of that
+        lasting = _read(self._path(package), package)
+        if damage is not None and lasting is not None and lasting.incarnation.boot == boot_id():
+            raise damage  # both were written whole in this boot
+        return lasting  # the news, if any, were torn by a crash of the computer
 
     def known(self, package: str, *, here: bool = False) -> bool:
         """See `ports.Disk`. Looks into the memory of every node beside this one."""
@@ -149,7 +152,7 @@ def _read(path: Path, package: str) -> Saved | None:
         return msgspec.json.decode(path.read_bytes(), type=Saved)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # an OSError: of this file, as a bad sector is
         raise ValueError(
             f"{path} is damaged ({error}): what this node had begun for {package} is not known. Make sure that "
             f"{package} is down here, then: mv {path} {path}.damaged (its lock, if it was held, has to run out)"

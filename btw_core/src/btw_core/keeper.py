@@ -44,6 +44,8 @@ AGAIN, TOUCH = 1.0, 60.0
 STOOD_STILL = 1.0
 #: Exit codes after which no other manager is started, those but DONE only while nothing may be up: see node.py.
 DONE, FAILED, BUSY, CONFIGURATION = 0, 1, 75, 78
+#: The slot of a daemon.
+DAEMON = "@daemon"
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -369,6 +371,9 @@ def main(arguments: list[str]) -> int:
             pulse = Pulse(given.pulse, given.inherit[0], boot_id())
         return Keeper(given, arguments, pulse).run()
     except Held as held:
+        if slot == DAEMON:
+            text = f"the daemon of node {given.node} runs already, {held}: see `btw status`; `btw apply` takes changed"
+            return _refuse(f"{text} package files over; systemctl stop btw, or TERM to that pid, ends it", BUSY)
         text = f"package {slot} is already managed on node {given.node} by {held}"
         return _refuse(f"{text}: see `btw status {slot}`, end it with `btw stop {slot} --node {given.node}`", BUSY)
     except Refused as refused:

@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 
-from .config import Package, load_package, load_together
+from . import applied
+from .config import Package, load_package
 from .operation import Inventory, Stock
 from .plugins import Plugins
 from .resource import ConfigError, Problem
@@ -37,7 +38,7 @@ def configured(arguments: Sequence[str]) -> Inventory:
             else:
                 packages.append(package)
     else:
-        everything, problems = load_together(config, setup.places, plugins)
+        everything, problems = applied.load(setup, plugins)
         packages = [package for package in everything if not package.refused_on(config.node)]
     listeners = {}
     for name in plugins.found["btw.extensions"]:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
-from . import __version__
+from . import __version__, applied
 from .answers import Answers, now
 from .clock import BootClock
-from .config import package_names
 from .control import Answer, Control
 from .disk import Busy, FileDisk
 from .executor import RealExecutor
@@ -81,7 +80,7 @@ class Node:
     ) -> None:
         self.node = setup.config.node
         self.daemon = not names
-        self.names = list(dict.fromkeys(names)) or package_names(setup.places)
+        self.names = list(dict.fromkeys(names)) or applied.names(setup)
         slot = SLOT if self.daemon else self.names[0]
         self._answers = Answers(self)
         self.manager: Manager | None = None
@@ -118,6 +117,7 @@ class Node:
         self._asked_at = float("-inf")  # when a signal asked for the halt
         self._scheduled = False
         self._leaving = False  # to be replaced
+        self.problems: list[str] = []  # of the configuration, as it was loaded
         self._loaded: Daemon | None = None  # of a daemon: what it knows of the cluster's packages
         self._beats: asyncio.TimerHandle | None = None
 
@@ -178,6 +178,7 @@ class Node:
         digests = {name: each for name, each in loaded.digests.items() if name in self.names}
         self._loaded = Daemon(loaded.rules, digests, now, self._setup.config.forming) if self.daemon else None
         for problem in loaded.problems:
+            self.problems.append(str(problem))
             self._journal.write("problem", cause=str(problem))
         if self._unheeded:
             self._journal.write("problem", cause=self._unheeded)
@@ -186,17 +187,21 @@ class Node:
         return [packages[name] for name in self.names]
 
     def _lock(self) -> None:
-        """Raises Busy, OSError. A daemon leaves to a `btw run` what that has."""
+        """Raises Busy, OSError. A daemon leaves to a `btw run` what that has, and out whose memory is damaged: it is
+        not to cost the others."""
         if self.daemon:
             self._disk.lock(SLOT)
         for name in list(self.names):
             try:
                 self._disk.lock(name)
-            except Busy as busy:
+                if self.daemon:
+                    self._disk.load(name)
+            except (Busy, ValueError) as error:
                 if not self.daemon:
                     raise
                 self.names.remove(name)
-                self._journal.write("problem", package=name, cause=f"left out: {busy}")
+                self.problems.append(f"{name} is left out: {error}")
+                self._journal.write("problem", package=name, cause=f"left out: {error}")
 
     async def _manage(self, packages: list[PackageSpec]) -> int:
         ports = Ports(
@@ -362,6 +367,7 @@ class Node:
         """What `status` shows of this manager."""
         said = manager.summary() | {"lock": self._store.description, "journal_trouble": self._journal.trouble}
         said |= {"keeper": self._kept.pid, "keeper_trouble": self._kept.trouble, "daemon": self.daemon}
+        said |= {"problems": self.problems}
         said |= {"late": round(self._lag.worst, 3), "lag": self._lag.trouble}
         for package in said["packages"]:
             package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout

@@ -17,7 +17,8 @@ Edit = Callable[[Any], Any]
 
 class Paper:
     """One key. An edit is a function record -> record (None: absent) and may be applied again; `failed(text)` is said
-    once for each outage. What an edit raises as ValueError or Refused goes to its `refused`, and it is dropped."""
+    once for each outage, `stands(record)` of what is known to be there. What an edit raises as ValueError or Refused
+    goes to its `refused`, and it is dropped."""
 
     def __init__(
         self,
@@ -27,9 +28,10 @@ class Paper:
         deadline: float,
         retry: float,
         failed: Callable[[str], None],
+        stands: Callable[[Any], None],
     ) -> None:
         self.desk, self.key, self._kind = desk, key, kind
-        self._deadline, self._retry, self._failed = deadline, retry, failed
+        self._deadline, self._retry, self._failed, self._stands = deadline, retry, failed, stands
         self._edits: list[tuple[Edit, Callable[[], None] | None, Callable[[str], None] | None]] = []
         self._busy = False
         self._trouble = ""
@@ -72,27 +74,29 @@ class Paper:
             done.append(each)
         self._edits = list(done)  # what comes while the answer is under way is not done
         if wanted == record or wanted is None:
-            self._settle(done)
+            self._settle(done, wanted)
             return
         self.desk.ask(
             self.key,
-            lambda put: self._put_answered(put, done),
+            lambda put: self._put_answered(put, done, wanted),
             value=encode(wanted),
             expected=revision,
             deadline=self._deadline,
         )
 
-    def _put_answered(self, answer: StoreAnswered, done: list[Any]) -> None:
+    def _put_answered(self, answer: StoreAnswered, done: list[Any], record: Any) -> None:
         if answer.revision is not None:
-            self._settle(done)
+            self._settle(done, record)
         elif answer.conflict:
             self._busy = False
             self._read()
         else:  # cannot tell: read again; the edits are applied to whatever is there
             self._later(answer.unavailable)
 
-    def _settle(self, done: list[Any]) -> None:
+    def _settle(self, done: list[Any], record: Any) -> None:
         self._busy = False
+        if record is not None:
+            self._stands(record)
         self._edits = [each for each in self._edits if each not in done]
         for _, then, _ in done:
             if then is not None:
@@ -100,7 +104,7 @@ class Paper:
         self._read()
 
     def _later(self, trouble: str) -> None:
-        if trouble != self._trouble:
+        if not self._trouble:
             self._trouble = trouble
             self._failed(f"{self.key} is not known to be written: {trouble}; trying again")
         self._busy = False

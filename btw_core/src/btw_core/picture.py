@@ -9,7 +9,7 @@ import msgspec
 
 from .cluster import ClusterView, Kind, NodeView, PackageView, Phase, Rules, Switch
 from .lease import PackageRecord, View, session_of
-from .records import SLOT, Papers
+from .records import SLOT, NodeRecord, Papers
 from .types import State
 
 V = TypeVar("V")
@@ -54,6 +54,8 @@ def picture(
                 continue
             node = record.holder.node
             said = papers.nodes.get(node)
+            if _abandoned(name, record, said):
+                continue
             heard = said if said and said.nonce == record.holder.nonce else None  # not a word of another life
             phases = own if node == me else heard.phases if heard else {}
             waited += [node] if heard and name in heard.waited else []
@@ -82,6 +84,14 @@ def _heirs(papers: Papers, silent: Silent) -> dict[str, str]:
     nodes = {record.nonce: node for node, record in papers.nodes.items()}
     said = (record.given for node, record in sorted(papers.nodes.items()) if node not in silent.lost)
     return {name: nodes[nonce] for given in said for name, nonce in given.items() if nonce in nodes}
+
+
+def _abandoned(name: str, record: PackageRecord, said: NodeRecord | None) -> bool:
+    """A former life of that daemon has it, and the present one does not know the package: nothing of it counts but the
+    lease, and whoever is to have it waits for the end of that."""
+    assert record.holder is not None
+    another = said is not None and said.nonce != record.holder.nonce and record.holder.slot == SLOT
+    return another and said is not None and name not in said.digests
 
 
 def _locks(name: str, kind: Kind, view: View) -> Iterator[tuple[str, PackageRecord]]:

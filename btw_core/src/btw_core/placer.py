@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from . import events as ev
 from . import lease
 from .cluster import ClusterView, FailoverPolicy, NodeView, Order, PackageView, Phase, Rules, Switch, Verb
 from .controller import Controller
@@ -23,7 +22,9 @@ from .picture import PHASES, picture
 from .placement import Decision, Plan, What, placement
 from .records import DRAINS, NODES, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
 from .rehearsal import befall, fulfilled
+from .steps import happening_of
 from .store import Record
+from .summary import ill
 from .switches import Happening, switched
 from .timing import Timing
 from .types import Incarnation, State
@@ -64,7 +65,7 @@ class Placer:
         self._given: dict[str, str] = {}  # see NodeRecord
         self._mine: dict[str, Paper] = {}  # by key
         self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
-        self._planned = float("-inf")
+        self._planned, self._stale = float("-inf"), False
         self._announced: NodeRecord | None = None
         self._damaged: set[str] = set()
         self._writing: set[tuple[str, str]] = set()  # package, and what is being written of it
@@ -99,7 +100,7 @@ class Placer:
         state = controller.situation.state
         if state is before:
             return
-        happening = _happening(event, state, fenced=controller.memory.fate is not None)
+        happening = happening_of(event, state, fenced=controller.memory.fate is not None)
         if happening is not None:
             self.switch(controller.name, happening, controller.cause)
         self._soon()
@@ -186,8 +187,17 @@ class Placer:
         if key not in self._mine:
             failed = lambda text: self.desk.journal.write("store_trouble", cause=text)  # noqa: E731 - short
             deadline, retry = self.timing.renewal_deadline, self.timing.retry
-            self._mine[key] = Paper(self.desk, key, kind, deadline, retry, failed)
+            stands = lambda record: self._stands(key, record)  # noqa: E731 - short
+            self._mine[key] = Paper(self.desk, key, kind, deadline, retry, failed, stands)
         return self._mine[key]
+
+    def _stands(self, key: str, record: Any) -> None:
+        """Written, so whoever asks next sees it: the watch may take its time."""
+        kind, _, name = key.partition("/")
+        found: dict[str, dict[str, Any]] = {SWITCHES: self.papers.switches, DRAINS: self.papers.drains}
+        if f"{kind}/" in found:
+            found[f"{kind}/"][name] = record
+            self._soon()
 
     # ---- the picture
     def _take_over(self, records: Iterable[Record]) -> None:
@@ -209,6 +219,7 @@ class Placer:
 
     def _soon(self) -> None:
         """Plan at once, or when the last plan is a moment ago."""
+        self._stale = True
         due = max(self.desk.now(), self._planned + REST)
         self.desk.at(due, ("plan",), self._plan)
 
@@ -216,7 +227,7 @@ class Placer:
         if self.leases is None:
             return
         self.desk.forget(("plan",))
-        self._planned = self.desk.now()
+        self._planned, self._stale = self.desk.now(), False
         phases = self._phases()
         self._announce(phases)
         view = picture(self.rules, self.leases, self.papers, self._hearing.silent, self.me.node, phases)
@@ -250,6 +261,7 @@ class Placer:
             nonce=self.me.nonce,
             renews=self.timing.pace + 2 * self.timing.renewal_deadline,
             phases=phases,
+            ill={each.name: text for each in self.controllers.values() if (text := ill(each))},
             digests=self._digests,
             leaving=self.leaving,
             waited=tuple(sorted(self._patience.over)),
@@ -348,12 +360,18 @@ class Placer:
                 self._once(name, "fulfilled", lambda record, order=order: _without(record, order))  # type: ignore[misc]
 
     def summary(self) -> dict[str, Any]:
-        """For the control socket: the picture, and what is decided."""
+        """For the control socket: the picture, and what is decided. `read`: the store has been; without it there is
+        none."""
+        if self._stale:
+            self._plan()
         return {
             "node": self.me.node,
+            "life": self.me.nonce,
+            "read": self.leases is not None,
             "view": msgspec.to_builtins(self.view),
             "decisions": msgspec.to_builtins(self.plan.decisions),
-            "digests": {node: record.digests for node, record in self.papers.nodes.items()},
+            "digests": {self.me.node: self._digests}
+            | {node: record.digests for node, record in self.papers.nodes.items()},
             "maintenance": {
                 name: str(record.maintenance) or " by hand"
                 for name, record in self.papers.switches.items()
@@ -374,21 +392,3 @@ def _maintenance(papers: SwitchRecord | None) -> str:
     if papers is None or papers.maintenance is None:
         return ""
     return str(papers.maintenance).strip(" :") or "by hand"
-
-
-def _happening(event: Event, state: State, *, fenced: bool) -> Happening | None:
-    """What a step changes by the table of switches. `fenced`: this node is about to go, as if it crashed."""
-    match event:
-        case ev.StartFailed(everywhere=True) if state is State.FAILING:
-            return Happening.START_FINAL
-        case ev.StartFailed() | ev.HealFailed() if state is State.FAILING:
-            return Happening.FAILED
-        case ev.HealthSeen() | ev.HealthOverdue() if state is State.FAILING:
-            return Happening.FAILED
-        case ev.StopOverdue() | ev.StopFailed() if fenced:
-            return Happening.NODE_CRASHED
-        case ev.StartOverdue() | ev.StopOverdue():
-            return Happening.TIMED_OUT
-        case ev.StopFailed():
-            return Happening.HALT_FAILED
-    return None

@@ -172,7 +172,7 @@ class Disk(Protocol):
     """The node's memory."""
 
     def load(self, package: str) -> Saved | None:
-        """None: nothing remembered. Raises OSError or ValueError (damaged)."""
+        """None: nothing remembered. Raises ValueError (damaged)."""
         ...
 
     def known(self, package: str, *, here: bool = False) -> bool:

@@ -28,14 +28,15 @@ Digests = Mapping[str, Mapping[str, str]]
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon as it sees itself. `renews`: seconds in which it renews its session however slow the store is;
-    `leaving`: it was asked to end, and hands over what it has; `waited`: packages whose halt here has waited long
-    enough for what needs them; `given`: package -> nonce of the daemon for which it was given up here by choice, until
-    that one has had it."""
+    `ill`: what is not up of packages in maintenance; `leaving`: it was asked to end, and hands over what it has;
+    `waited`: packages whose halt here has waited long enough for what needs them; `given`: package -> nonce of the
+    daemon for which it was given up here by choice, until that one has had it."""
 
     boot: str
     nonce: str
     renews: float = 0.0
     phases: dict[str, Phase] = {}
+    ill: dict[str, str] = {}
     digests: dict[str, dict[str, str]] = {}
     leaving: bool = False
     waited: tuple[str, ...] = ()

@@ -36,3 +36,11 @@ def summary(of: Controller) -> dict[str, Any]:
             for each in of.spec.resources
         ],
     }
+
+
+def ill(controller: Controller) -> str:
+    """What is not up of a package in maintenance, that would make it fail at once without."""
+    if not (controller.maintenance and controller.claim.held):
+        return ""
+    found = (each for each in controller.health.values() if each.status != "up")
+    return ", ".join(f"{each.resource} {each.status or 'cannot tell'}" for each in found)

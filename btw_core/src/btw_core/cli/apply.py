@@ -41,10 +41,14 @@ def command(preview: bool, dir: str | None, node: str | None, lock: str | None, 
     click.echo("\n".join(lines) or "nothing changed")
     if refused:
         fail("not applied:\n  " + "\n  ".join(refused))
-    if lines and not preview:
+    if (lines or there.problems) and not preview:  # what it had found wrong is to be looked at once more
         new = _new(there, packages)
         there.ask("reload")
-        _wait(there, have)
+        _wait(there)
+        now = there.digests.get(there.node, {})
+        without = [name for name in {**have, **now} if have.get(name) != now.get(name)]
+        if without:
+            fail(f"applied on {there.node}, but not {', '.join(without)}: btw status says why")
         click.echo(f"applied on {there.node}")
         for name in new:
             words = "is new: on a store of several computers it starts when the longest lease has passed"
@@ -100,18 +104,13 @@ def _new(there: Office, packages: list[Package]) -> list[str]:
     return [each.name for each in mine if each.name not in known]
 
 
-def _wait(there: Office, have: _Digests) -> None:
-    from ..control import NoAnswer
-
-    end = time.monotonic() + LIMIT
+def _wait(there: Office) -> None:
+    """Until another manager has loaded everything."""
+    end, before = time.monotonic() + LIMIT, there.life
     while time.monotonic() < end:
-        try:
-            there.look()
-        except (NoAnswer, ValueError):
-            pass  # between two managers
-        else:
-            if there.digests.get(there.node) == have:
-                return
+        there.look()
+        if there.life != before:
+            return
         time.sleep(LOOK)
     fail(f"the daemon has not taken it over within {LIMIT:g} s: see btw events")
 

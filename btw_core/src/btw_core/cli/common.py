@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
@@ -113,20 +114,47 @@ def package_names(places: Places) -> list[str]:
 
 def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, Answer]], list[str]]:
     """(socket, its status) of every manager on this computer that answers, and what is wrong with the others. What a
-    dead manager left is passed over. Blocks at most PATIENCE seconds for each that hangs."""
+    dead manager left is passed over, but while its keeper lives another one is waited for. Blocks at most PATIENCE
+    seconds for each that hangs."""
     from ..control import NoAnswer, ask, sockets
 
     found, troubles = [], []
-    for path in sockets(places.run, node):
+    end = time.monotonic() + PATIENCE
+    paths = sorted({*sockets(places.run, node), *kept(places.run, node)})
+    while paths:
+        path = paths.pop(0)
         try:
             answer = next(ask(path, {"command": "status"}, PATIENCE), None)
         except (NoAnswer, ValueError) as error:
-            if not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
+            if path in kept(places.run, node) and time.monotonic() < end:
+                paths.append(path)
+                time.sleep(0.05)
+            elif path in kept(places.run, node):
+                troubles.append(f"{path.parent.name}: its keeper lives, its manager does not answer: {error}")
+            elif not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
                 troubles.append(str(error))
             continue
         if answer is not None:
             found.append((path, answer))
     return found, troubles
+
+
+def kept(run: Path, node: str | None = None) -> list[Path]:
+    """Where the managers answer, or will, whose keepers live."""
+    from ..clock import boot_id, boottime
+    from ..pulse import STALE, Pulse
+
+    found = []
+    for path in sorted(run.glob(f"{node or '*'}/*.pulse")):
+        try:
+            pulse = Pulse.look(path, boot_id())
+            keeper = pulse.keeper()
+            pulse.close()
+        except (OSError, ValueError):
+            continue
+        if keeper is not None and boottime() - keeper.beat <= STALE:
+            found.append(path.with_suffix(".sock"))
+    return found
 
 
 def read_store(setup: Setup) -> tuple[list[Record] | None, str]:

@@ -36,7 +36,7 @@ def command(
     """
     setup = Given(dir, node, lock, plugins).setup()
     there = offices(setup.places, node)
-    if there and package in there[0].view.packages:
+    if there and there[0].has(package):
         _cluster(there[0], package, on, preview, why)
         return
     if on or preview:

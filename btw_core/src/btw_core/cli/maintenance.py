@@ -19,7 +19,7 @@ def command(
     """While it is on failures of PKG are noted and passed over: nothing is healed, stopped or moved for them.
     A lost lock, a lost node and what a person asks for count as ever.
 
-    `off` is refused while the package is not healthy here: it would fail at once.
+    `off` is refused while the package is not healthy where it runs: it would fail at once.
     """
     setup = Given(dir, node, lock, plugins).setup()
     there = office(setup.places, setup.config.node)

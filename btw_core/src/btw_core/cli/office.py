@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import PATIENCE, fail
+from .common import PATIENCE, fail, kept
 
 if TYPE_CHECKING:
     from ..cluster import ClusterView, PackageView
@@ -25,6 +25,8 @@ LOOK = 0.03
 NOTHING = 3.0
 #: Seconds for a daemon to write what was asked for.
 WRITTEN = 15.0
+#: Seconds for a keeper to put another manager in the place of one that died.
+REPLACED = 20.0
 
 preview_option = click.option("--preview", is_flag=True, help="Only show what would happen.")
 why_option = click.option("--why", metavar="TEXT", default="", help="Why: kept with the switch or order, and shown.")
@@ -54,19 +56,35 @@ class Office:
         self.raw = answer
         self.node: str = answer["node"]
         self.trouble: str = answer.get("trouble", "")
+        self.read: bool = answer.get("read", True)
+        self.life: str = answer.get("life", "")
+        self.problems: list[str] = answer.get("problems", [])
         self.view: ClusterView = msgspec.convert(answer["view"], ClusterView)
         self.decisions: list[Decision] = msgspec.convert(answer["decisions"], list[Decision])
         self.digests: dict[str, dict[str, dict[str, str]]] = answer["digests"]
         self.maintenance: dict[str, str] = answer["maintenance"]
 
     def look(self) -> None:
-        """Read the picture anew. Raises NoAnswer."""
-        from ..control import NoAnswer, ask
+        """Read the picture anew; wait while another manager takes the place of one that died. Leaves with exit code 1
+        when none comes."""
+        from ..control import NoAnswer
 
-        answer = next(ask(self.path, {"command": "cluster"}, PATIENCE), None)
-        if answer is None:
-            raise NoAnswer(f"the daemon at {self.path} has ended")
-        self._take(answer)
+        end, trouble, said = time.monotonic() + REPLACED, "", False
+        while time.monotonic() < end:
+            try:
+                answer = _cluster(self.path)
+            except (NoAnswer, ValueError) as error:
+                trouble = str(error)
+            else:
+                if answer["read"] or answer["trouble"]:
+                    self._take(answer)
+                    return
+                trouble = "it has not read the lock store yet"
+            if not said and time.monotonic() > end - REPLACED + 1:
+                said = True
+                click.echo(f"btw: the daemon of {self.node} does not answer; waiting for another manager", err=True)
+            time.sleep(LOOK)
+        fail(f"the daemon of {self.node} does not answer: {trouble}; what was asked for stands: btw why")
 
     def ask(self, command: str, **more: Any) -> None:
         """Have it done. Leaves with exit code 1 and the reason when it is refused."""
@@ -74,37 +92,63 @@ class Office:
 
         request = {"command": command, "by": _by(), **more}
         try:
-            for _ in ask(self.path, request, WRITTEN):
-                pass
-        except (NoAnswer, ValueError) as error:
+            if next(ask(self.path, request, WRITTEN), None) is None:
+                raise NoAnswer(f"the manager at {self.path} ended before it answered")
+        except NoAnswer as error:
+            fail(f"{error}: perhaps it was done, perhaps not; look (btw status, btw why), and ask once more")
+        except ValueError as error:
             fail(str(error))
 
     def package(self, name: str) -> PackageView:
         """Leaves with exit code 1 when there is none."""
+        if not self.read:
+            trouble = self.trouble or "it has only just begun"
+            fail(f"the daemon of {self.node} has not read the lock store yet, so it knows of no package: {trouble}")
         if name not in self.view.packages:
             there = ", ".join(sorted(self.view.packages)) or "none"
             fail(f"no daemon knows a package `{name}` (known: {there}); a new file is taken over with btw apply")
         return self.view.packages[name]
+
+    def has(self, name: str) -> bool:
+        """It is a daemon's."""
+        return name in self.view.packages or name in self.digests.get(self.node, {})
 
     def of(self, name: str) -> Iterator[Decision]:
         """What is decided about it, node by node."""
         return (each for each in self.decisions if each.package == name)
 
 
+def _cluster(path: Path) -> dict[str, Any]:
+    """Raises NoAnswer, ValueError."""
+    from ..control import NoAnswer, ask
+
+    answer = next(ask(path, {"command": "cluster"}, PATIENCE), None)
+    if answer is None:
+        raise NoAnswer(f"the daemon at {path} has ended")
+    return answer
+
+
 def offices(places: Places, node: str | None = None) -> list[Office]:
-    """The daemons on this computer that answer, that of `node` first."""
-    from ..control import NoAnswer, ask, sockets
+    """The daemons on this computer that answer, that of `node` first. Waits for one whose keeper lives."""
+    from ..control import NoAnswer, sockets
     from ..records import SLOT
 
-    found = []
-    for path in sockets(places.run):
-        if path.stem == SLOT:
-            try:
-                answer = next(ask(path, {"command": "cluster"}, PATIENCE), None)
-            except (NoAnswer, ValueError):
-                continue
-            found += [Office(path, answer)] if answer else []
-    return sorted(found, key=lambda each: each.node != node)
+    end = time.monotonic() + REPLACED
+    while True:
+        found, waits = [], False
+        for path in dict.fromkeys([*sockets(places.run), *kept(places.run)]):
+            if path.stem == SLOT:
+                try:
+                    answer = _cluster(path)
+                except (NoAnswer, ValueError):
+                    waits = waits or path in kept(places.run)
+                    continue
+                waits = waits or not (answer["read"] or answer["trouble"])
+                found.append(Office(path, answer))
+        first = [each for each in found if each.node == node and (each.read or each.trouble)]
+        if not waits or first or time.monotonic() > end or (found and node is None):
+            return sorted(found, key=lambda each: each.node != node)
+        time.sleep(LOOK)
 
 
 def office(places: Places, node: str | None) -> Office:
@@ -155,17 +199,12 @@ def foresee(view: ClusterView, words: str) -> None:
 def follow(office: Office, name: str, done: Callable[[PackageView], bool], seconds: float) -> bool:
     """Show where the package goes until `done`; then for how long it was not up, where it was up before. Blocks for at
     most `seconds`. False: it did not come to that, and why is shown."""
-    from ..control import NoAnswer
-
     if seconds == 0:
         return True
     begin = active = time.monotonic()
     shown, gone, outage = office.view.packages[name].at, None, None
     while time.monotonic() < begin + seconds:
-        try:
-            office.look()
-        except (NoAnswer, ValueError) as error:
-            fail(f"{error}; what was asked for stands, see btw why {name}")
+        office.look()
         now, package = time.monotonic(), office.package(name)
         up = [node for node, phase in package.at.items() if phase == "up"]
         if package.at != shown:

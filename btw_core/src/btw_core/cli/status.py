@@ -66,6 +66,7 @@ def command(
     for _, answer in found:
         who = f"{answer['node']} (pid {answer['pid']})"
         troubles += [f"{who}: {answer[key]}" for key in _TROUBLES if answer.get(key)]
+        troubles += [f"{who}: {text}" for text in answer.get("problems", ())]
     unknown = [name for name in packages if name not in {row["package"] for row in rows}]
     if unknown:
         troubles.append(f"there is no package {', '.join(unknown)} in {setup.places.packages}")

@@ -53,7 +53,7 @@ def command(
 
     where = places(dir)
     there = offices(where, node)
-    ours = [name for name in packages if there and name in there[0].view.packages and _daemons(where, name)]
+    ours = [name for name in packages if there and there[0].has(name) and _daemons(where, name)]
     failed = [name for name in ours if not _cluster(there[0], name, here, on, preview, why, wait)]
     packages = tuple(name for name in packages if name not in ours)
     if preview or not packages:
