@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from btw_core import events as ev
 from btw_core import lease
 from btw_core.controller import Controller
 from btw_core.lease import PackageRecord
@@ -12,7 +13,7 @@ from btw_core.ports import HaltAsked, Looked, Operation, ResourceHealth
 from btw_core.summary import summary
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
-from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
+from btw_core.types import Health, Incarnation, PackageSpec, ResourceSpec, Saved, State, Status, Verb
 from btw_core.work import AFTERWARDS
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="web", home="a.1")
@@ -461,6 +462,38 @@ def test_a_manager_killed_while_it_adopts_is_adopted(committed: bool) -> None:
     case.looks(Status.UP, Status.UP, Status.UP)
     assert case.state is State.RUNNING and case.executor.operations == []
     assert case.disk.saved["web"].lives == (case.controller.me,)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_manager_killed_while_it_stops_what_failed(stopped: bool) -> None:
+    """The next life goes on with the stop and gives the lock back: it does not start again, where others wait for it,
+    what has just failed here. Once it is down there is nothing to go on with."""
+    case = Case(FREE)
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.controller.apply(ev.HealthSeen(at=case.clock.time, health=Health.DOWN, cause="web down"))
+    assert case.state is State.FAILING
+    for _ in range(4 * stopped):
+        case.ends()
+    later = _next_life(case, "later")
+    if stopped:
+        assert later.disk.saved["web"].failed == ""
+        return
+    later.ends()  # what the former life had begun is swept away
+    later.read()
+    assert later.state is State.FAILING and later.controller.cause.endswith("web down")
+    for _ in range(4):
+        later.ends()
+    assert later.stops() == ["web", "ip", "disk"]
+    later.answers()
+    assert later.record().released and later.disk.saved["web"].failed == ""
+
+
+def test_a_failure_is_forgotten_once_the_lock_is_got_anew() -> None:
+    """What another has had meanwhile, or a person has unlocked, is looked at like anything else."""
+    saved = Saved(incarnation=ME_BEFORE, term=3, may_be_up=True, failed="web down")
+    case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE, released=True), saved)
+    assert case.state is State.UNKNOWN and case.executor.looks
+    assert case.disk.saved["web"].failed == ""
 
 
 def test_an_adoption_without_an_answer_is_no_reason_to_stop() -> None:

@@ -41,6 +41,7 @@ HardDeadline    .         .   .   .               .   .                  .      
 SurvivorsGone   -         -   .   .               .   .                  .                  -         -         fg/sk        -   -
 HaltAskedFor    hd        hd  hd  hg              hg  hg                 hg                 hg        hg        hg           -   hd
 Withdrawn       -         -   sb  hg              hg  hg                 hg                 -         -         hg           -   -
+StopUnfinished  .         .   .   fg              .   .                  .                  .         .         .            .   .
 Released        -         -   -   -               -   -                  -                  -         -         -            hd  fd
 HoldOffPassed   .         .   .   .               .   .                  .                  .         .         .            .   sb
 SwitchedOff     of        -   -   -               -   -                  -                  -         -         -            -   -
@@ -129,8 +130,8 @@ def stop(package: Package, reason: Reason, deadline: float | None = None) -> ev.
 
 # ---- the table as a whole
 def test_grid_is_complete() -> None:
-    """The grid names each of the 12 states x 21 events exactly once."""
-    assert len(State) == 12 and len(EVENTS) == 21
+    """The grid names each of the 12 states x 22 events exactly once."""
+    assert len(State) == 12 and len(EVENTS) == 22
     assert set(CELLS) == {(state, kind) for state in State for kind in EVENTS}
 
 

@@ -17,7 +17,7 @@ from btw_core.ports import Looked, ResourceHealth
 from btw_core.records import SLOT, NodeRecord, SwitchRecord
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
-from btw_core.types import Incarnation, PackageSpec, ResourceSpec, State, Status
+from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State, Status
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="@daemon", home="a.1")
 SPEC = PackageSpec(name="web", timing=Timing(), resources=(ResourceSpec(name="flag", type="flag"),))
@@ -106,6 +106,26 @@ def test_what_a_failed_start_switches_off(everywhere: bool) -> None:
     else:
         assert switches.switch is None
         assert "exit code 1" in switches.off["a"].why
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_the_switch_of_a_failure_whose_manager_was_killed(everywhere: bool) -> None:
+    """The next life reads of it in the node's memory, writes the switch, and goes on with the stop."""
+    bench = Bench()
+    before = msgspec.structs.replace(ME, nonce="before")
+    saved = Saved(incarnation=before, term=1, may_be_up=True, failed="exit code 1", everywhere=everywhere)
+    bench.disk.saved["web"] = saved
+    bench.store.write("packages/web", lease.encode(PackageRecord(term=1, lease=SPEC.timing.lease, holder=before)))
+    placer = _placer(bench)
+    controller = placer.controllers["web"]
+    controller.begin()
+    for _ in range(2):
+        controller.seen(bench.view())
+        placer.seen(bench.store.records.values(), bench.view())
+        _answers(bench)
+    switches = _switches(bench)
+    assert controller.situation.state is State.FAILING
+    assert (switches.switch is not None, list(switches.off)) == ((True, []) if everywhere else (False, ["a"]))
 
 
 @pytest.mark.parametrize(("what", "phase"), [("hold", Phase.STUCK), ("fence", Phase.FAILING)])

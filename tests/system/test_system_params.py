@@ -3,6 +3,9 @@ script log, generic resources. Two real daemons."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -91,3 +94,25 @@ def test_a_halt_waits_no_longer_than_its_successor_halt_timeout(daemons: Daemons
     assert "stuck on n1" in daemons.btw("why", "app")
     app.write_text(app.read_text().replace('stop = "false ', 'stop = "rm -f '))
     daemons.up("app", "n1").unlink()  # so that everything can end
+
+
+def test_a_failure_is_not_forgotten_when_the_manager_is_killed(daemons: Daemons) -> None:
+    """Killed while it stops what has failed: the next manager goes on with that, and the package runs elsewhere, not
+    where it is switched off."""
+    daemons.package("web", 'nodes = ["n1", "n2"]')
+    web = daemons.directory / "packages" / "web.toml"
+    web.write_text(web.read_text().replace('stop = "rm', 'stop = "sleep 2; rm'))
+    daemons.begin("n1", "n2")
+    daemons.settles(web="n1")
+    manager = daemons.status("n1")["pid"]
+    daemons.up("web", "n1").unlink()
+    daemons.until(lambda: any("failing" in line for line in _states(daemons)))
+    os.kill(manager, signal.SIGKILL)
+    daemons.settles(web="n2")
+    assert not [line for line in _states(daemons) if line == "n1 unknown starting"][1:]  # but the first one
+    assert "switched off on n1 by btw on n1" in daemons.btw("why", "web", "--on", "n1")
+
+
+def _states(daemons: Daemons) -> list[str]:
+    lines = (json.loads(line) for line in daemons.btw("events", "web", "--json").splitlines())
+    return [f"{each['node']} {each['before']} {each['state']}" for each in lines if each["event"] == "transition"]

@@ -170,6 +170,8 @@ class Controller:
             self._look = None
         if before is State.FENCING and state is not State.FENCING:
             self.debts.cancel()
+        if state is State.FAILING and before in (State.UNKNOWN, State.STARTING, *_UP) and self.situation.held:
+            self.memory.fails(event.cause or row.why, everywhere=getattr(event, "everywhere", False))
         found = event.health if isinstance(event, ev.HealthSeen) and before is State.UNKNOWN else Health.DOWN
         if state is not before and found is not Health.DOWN:
             self.memory.begun()  # some of it was up already, and all of it is ours now: a stop has to take all down
@@ -186,7 +188,7 @@ class Controller:
             self._told(self, event, before)
 
     def _do(self, action: Action) -> None:
-        term = self.situation.term
+        term, resources = self.situation.term, self.spec.resources
         match action:
             case ev.Look():
                 self._ask_look()
@@ -197,22 +199,14 @@ class Controller:
                 self.memory.begun()
                 self.memory.tell_keeper()  # before the effect
                 self.health.clear()
-                self.work.begin(
-                    Order(verb=Verb.START, term=term, deadline=action.deadline, resources=self.spec.resources)
-                )
+                self.work.begin(Order(verb=Verb.START, term=term, deadline=action.deadline, resources=resources))
             case ev.HealResources():
                 self._heal()
             case ev.StopResources():
                 self.survivors = ()
-                reach = self.work.reach if self.memory.may_be_up or self.work.reach else len(self.spec.resources)
-                order = Order(
-                    verb=Verb.STOP,
-                    term=term,
-                    deadline=action.deadline,
-                    reason=action.reason,
-                    resources=self.spec.resources[:reach],
-                )
-                self.work.begin(order)
+                reach = self.work.reach if self.memory.may_be_up or self.work.reach else len(resources)
+                part, why = resources[:reach], action.reason
+                self.work.begin(Order(verb=Verb.STOP, term=term, deadline=action.deadline, reason=why, resources=part))
             case ev.HurryStop():
                 self.work.hurry(action.deadline)
             case ev.CancelOperations():
@@ -257,10 +251,17 @@ class Controller:
 
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
-        handed, owing = self.memory.acquired() and not self.unwanted, bool(self.claim.debts)
+        handed, owing = self.memory.acquired(adopted=adopted) and not self.unwanted, bool(self.claim.debts)
         now, cause = self.desk.now(), f"{cause}, term {term}"
         self.apply(ev.Acquired(at=now, cause=cause, term=term, owing=owing, handed=handed))
+        self._go_on()
         self.withdraw(self.unwanted, *_ENDS)  # taken only to be given back: a former life of this node had it
+
+    def _go_on(self) -> None:
+        """With the stop of a former life."""
+        memory, now = self.memory, self.desk.now()
+        if memory.failed and self.situation.state is State.UNKNOWN:
+            self.apply(ev.StopUnfinished(at=now, cause=memory.failed, everywhere=memory.everywhere))
 
     def _record_changed(self) -> None:
         self.memory.tell_keeper()  # a reading may have moved the lease on
@@ -270,6 +271,7 @@ class Controller:
         self.memory.noted()
         if self.situation.state is State.FENCING and self.claim.held and not self.claim.debts:
             self.apply(ev.Settled(at=self.desk.now()))
+            self._go_on()
         if self.situation.state is State.STANDBY and self.me.node in record.off:
             self.apply(ev.SwitchedOff(at=self.desk.now(), cause=record.off[self.me.node]))
         if not self.claim.held:
@@ -301,16 +303,15 @@ class Controller:
 
     def _leave(self) -> None:
         if not self.left and not self.claim.free:
-            wait = self.spec.timing.lease
-            self._say(f"the lock could not be given back; others will wait up to {wait:.1f} s")
+            self._say(f"the lock could not be given back; others will wait up to {self.spec.timing.lease:.1f} s")
         self.left = True
         for key in ("leave", "pace"):
             self.desk.forget((key, self.name))
 
     # ---- operations
     def _operation(self, verb: Verb, deadline: float, **more: Any) -> Operation:
-        more |= {"term": self.situation.term, "deadline": deadline}
-        return Operation(id=self.work.aside(), package=self.name, verb=verb, **more)
+        term, number = self.situation.term, self.work.aside()
+        return Operation(id=number, package=self.name, verb=verb, term=term, deadline=deadline, **more)
 
     def _heal(self) -> None:
         if self.work.busy:
@@ -387,9 +388,8 @@ class Controller:
     def _ask_look(self) -> None:
         number = self.desk.number()
         self._look = (number, self.desk.now())
-        self.desk.ports.executor.look(
-            Look(id=number, package=self.name, term=self.situation.term, state=self.work.state)
-        )
+        look = Look(id=number, package=self.name, term=self.situation.term, state=self.work.state)
+        self.desk.ports.executor.look(look)
 
     # ---- words
     def _say(self, text: str) -> None:

@@ -101,6 +101,12 @@ class Withdrawn(Event, frozen=True, kw_only=True):
     """It is to run elsewhere, or nowhere; this node stays a stand-by."""
 
 
+class StopUnfinished(Event, frozen=True, kw_only=True):
+    """What was adopted had failed in a former life of this node, which was about to stop it. `everywhere`: as there."""
+
+    everywhere: bool = False
+
+
 class Released(Event, frozen=True, kw_only=True):
     """The lock is free, or another's: nothing of ours is left in its record."""
 
@@ -202,6 +208,7 @@ EVENTS: tuple[type[Event], ...] = (
     SurvivorsGone,
     HaltAskedFor,
     Withdrawn,
+    StopUnfinished,
     Released,
     HoldOffPassed,
     SwitchedOff,

@@ -206,6 +206,7 @@ ROWS: tuple[Row, ...] = (
     Row(_S.UNKNOWN, ev.LeaseLost, "", _S.FAILING, ("stop",), "lock lost"),
     Row(_S.UNKNOWN, ev.HaltAskedFor, "", _S.HALTING, ("stop",), "halt asked for"),
     _withdrawn(_S.UNKNOWN),
+    Row(_S.UNKNOWN, ev.StopUnfinished, "", _S.FAILING, ("stop",), "failed in a former life, and not yet down"),
     Row(_S.STARTING, ev.StartSucceeded, "", _S.RUNNING, ("look",), "started"),
     Row(_S.STARTING, ev.StartFailed, "", _S.FAILING, ("stop",), "start failed"),
     Row(_S.STARTING, ev.StartOverdue, "", _S.FAILING, ("stop",), "start took longer than start_timeout"),

@@ -40,6 +40,7 @@ class Memory:
         self.may_be_up = False
         self.down = False  # verified down in this life, and nothing was begun since
         self.off = ""
+        self.failed, self.everywhere = "", False  # see `Saved`
         self.ready = False  # nothing that a former life had begun runs any more
         self.former: Saved | None = None  # a former life in this boot, until it is dealt with
         self.fate: float | None = None  # this node is to be fenced: the instant that was decided
@@ -58,6 +59,7 @@ class Memory:
             if saved.incarnation.boot == self.me.boot:
                 self.former = saved
                 self.may_be_up = saved.may_be_up
+                self.failed, self.everywhere = saved.failed, saved.everywhere
                 if saved.may_be_up:
                     self.work.state = dict(saved.state)
         now, said = self.desk.now(), self.desk.ports.keeper.former(self.spec.name)
@@ -85,6 +87,8 @@ class Memory:
             may_be_up=self.may_be_up or self.work.reach > 0,
             pending=pending,
             off=self.off,
+            failed=self.failed,
+            everywhere=self.everywhere,
             state=self.work.state,
         )
 
@@ -158,10 +162,11 @@ class Memory:
             self.former = msgspec.structs.replace(former, heirs=(*former.heirs, self.me))
             self.try_save()
 
-    def acquired(self) -> bool:
+    def acquired(self, *, adopted: bool) -> bool:
         """The lock is ours, and so is from now on what a former life may have left up. True: it was handed over, and
         nothing is up here by our doing, so that it can be started without a look; should that fail all is stopped."""
         self.former, self.claim.predecessors = None, ()
+        self.failed = self.failed if adopted else ""
         handed = self.claim.handed_over and not self.may_be_up
         if handed:
             self.work.reach = len(self.spec.resources)
@@ -172,6 +177,10 @@ class Memory:
     def begun(self) -> None:
         """From here on it may be up by our doing."""
         self.may_be_up, self.down = True, False
+
+    def fails(self, cause: str, *, everywhere: bool) -> None:
+        """It is about to be stopped, and is not to be started here by whoever comes after us."""
+        self.failed, self.everywhere = cause, everywhere
 
     def consider(self, record: PackageRecord, state: State) -> None:
         """The record is another's, or free: stop what was left behind, settle debts of what is down here."""
@@ -215,7 +224,7 @@ class Memory:
 
     def _forget_former(self) -> None:
         self.former, self.claim.predecessors = None, ()
-        self.may_be_up = False
+        self.may_be_up, self.failed = False, ""
         self.work.reach, self.work.state = 0, {}
         self.try_save()
 

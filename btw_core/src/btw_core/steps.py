@@ -11,9 +11,9 @@ from .types import State
 def happening_of(event: Event, state: State, *, fenced: bool) -> Happening | None:
     """None: nothing. `fenced`: this node is about to go, as if it crashed."""
     match event:
-        case ev.StartFailed(everywhere=True) if state is State.FAILING:
+        case ev.StartFailed(everywhere=True) | ev.StopUnfinished(everywhere=True) if state is State.FAILING:
             return Happening.START_FINAL
-        case ev.StartFailed() | ev.HealFailed() if state is State.FAILING:
+        case ev.StartFailed() | ev.HealFailed() | ev.StopUnfinished() if state is State.FAILING:
             return Happening.FAILED
         case ev.HealthSeen() | ev.HealthOverdue() if state is State.FAILING:
             return Happening.FAILED

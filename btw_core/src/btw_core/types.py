@@ -151,6 +151,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     may_be_up: bool = False  # a start was intended and not yet verified undone
     pending: tuple[str, ...] = ()  # operation ids that were begun and not seen to end
     off: str = ""  # why this package is switched off on this node ("" = on)
+    failed: str = ""  # why it is being stopped here, until it is down: whoever adopts it goes on with that
+    everywhere: bool = False  # other nodes are not to try either
     state: dict[str, dict[str, Any]] = {}  # per resource name: what the plugin keeps (ctx.state)
 
     @property

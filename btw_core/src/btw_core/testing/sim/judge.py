@@ -254,8 +254,10 @@ class Judge:
         parts = [life.node.part(name, r.name) for r in spec.resources]
         healthy = all(p.up and p.mood == "up" and not p.remnants for p in parts)
         pending = any(r.operation.package == name and r.operation.verb in CHANGING for r in life.node.running.values())
-        now = life.manager.controllers[name].situation  # stuck, it gets the lock to stop once more
-        if healthy and not pending and not record.unfenced and now.state is not State.STUCK and not now.off:
+        now = life.manager.controllers[name].situation
+        # stuck, or failed in a former life, it gets the lock to stop once more
+        stops = now.state is State.STUCK or now.off or life.manager.controllers[name].memory.failed
+        if healthy and not pending and not record.unfenced and not stops:
             life.adopted[name] = self.world.scheduler.now
 
     def always_one(self) -> None:
