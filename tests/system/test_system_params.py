@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Cluster
-from .daemons import Daemons, ended
+from .daemons import Daemons, ended, started
 
 SCRIPT = """\
 #!/bin/sh
