@@ -109,11 +109,12 @@ def test_takes_what_was_released() -> None:
 @pytest.mark.parametrize(
     ("change", "pause", "expected"),
     [
-        ({"released": True}, 0.0, True),
-        ({"released": True}, TIMING.pace, True),
-        ({"released": True}, TIMING.pace + 0.1, False),  # somebody else may have found an address free meanwhile
-        ({"released": True, "term": FREE.term + AHEAD}, 0.0, False),  # a person's word, not the holder's
-        ({"released": True, "unfenced": (B,)}, 0.0, False),
+        ({"released": True, "orderly": True}, 0.0, True),
+        ({"released": True, "orderly": True}, TIMING.pace, True),
+        ({"released": True}, 0.0, False),  # its start has failed, perhaps because somebody else has the address
+        ({"released": True, "orderly": True}, TIMING.pace + 0.1, False),  # who knows who found it free meanwhile
+        ({"released": True, "orderly": True, "term": FREE.term + AHEAD}, 0.0, False),  # a person says so
+        ({"released": True, "orderly": True, "unfenced": (B,)}, 0.0, False),
     ],
 )
 def test_handed_over(change: dict[str, Any], pause: float, expected: bool) -> None:

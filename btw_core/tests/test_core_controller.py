@@ -105,7 +105,7 @@ def test_what_was_down_is_stopped_only_as_far_as_its_start_came() -> None:
 def test_what_was_handed_over_is_started_without_a_look() -> None:
     """Its holder has given it back in order a moment ago. Nobody has looked: when the start fails all is stopped."""
     case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER))
-    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, released=True))
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER, released=True, orderly=True))
     case.read()
     assert case.state is State.STARTING and not case.executor.looks
     assert case.disk.saved["web"].may_be_up
@@ -115,13 +115,37 @@ def test_what_was_handed_over_is_started_without_a_look() -> None:
     assert case.stops() == ["web", "ip", "disk"]
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_only_what_was_up_and_is_halted_is_given_back_in_order(up: bool) -> None:
+    """Whoever takes it then starts it without a look, and asks nobody whether the address is free."""
+    case = Case(FREE)
+    case.looks(*[Status.UP if up else Status.DOWN] * 3)
+    assert case.state == ("running" if up else "starting")
+    case.controller.halt(HaltAsked(cause="move"))
+    for _ in range(5):
+        case.ends()
+    case.answers()
+    assert (case.state, case.record().released, case.record().orderly) == ("halted", True, up)
+
+
+def test_what_failed_is_not_given_back_in_order() -> None:
+    """The next one has to look for itself: perhaps a stranger has the address."""
+    case = Case(FREE)
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    case.ends(ok=False)
+    for _ in range(4):
+        case.ends()
+    case.answers()
+    assert case.state is State.FAILED and case.record().released and not case.record().orderly
+
+
 def test_what_may_be_up_here_is_looked_at_though_it_was_handed_over() -> None:
     """A former life of this node may have left it up: it could be running already."""
     saved = Saved(incarnation=ME_BEFORE, term=3, may_be_up=True)
     case = Case(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE), saved, reads=False)
     case.controller.claim.wanted = False
     case.read()
-    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE, released=True))
+    case.write(PackageRecord(term=3, lease=SPEC.timing.lease, holder=ME_BEFORE, released=True, orderly=True))
     case.controller.claim.wanted = True
     case.read()
     assert case.state is State.UNKNOWN and case.executor.looks
@@ -132,7 +156,7 @@ def test_a_process_is_kept_ready_where_something_may_have_to_be_done_at_once() -
     held = PackageRecord(term=3, lease=SPEC.timing.lease, holder=OTHER)
     case = Case(held, ready=True)
     assert case.executor.ready["web"]
-    case.write(msgspec.structs.replace(held, released=True))
+    case.write(msgspec.structs.replace(held, released=True, orderly=True))
     case.read()
     case.wait(AFTERWARDS)
     assert case.executor.operations[0].id.rpartition(".")[0] == case.executor.ready["web"].rpartition(".")[0]

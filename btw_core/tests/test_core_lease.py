@@ -46,6 +46,7 @@ RECORDS = st.builds(
     lease=st.floats(0.1, 1e6),
     holder=st.none() | LIVES,
     released=st.booleans(),
+    orderly=st.booleans(),
     unfenced=st.lists(LIVES, max_size=4, unique_by=lambda i: i.nonce).map(tuple),
     off=st.dictionaries(st.sampled_from(["a", "b", "me"]), TEXT.filter(bool)),
     macs=st.dictionaries(st.sampled_from(["a", "b", "me"]), st.lists(TEXT, max_size=2).map(tuple)),
@@ -314,16 +315,16 @@ def test_the_record_knows_all_holders_ethernet_addresses() -> None:
 
 
 # ---- edits
-@given(RECORDS, TEXT, TEXT)
-def test_released(record: PackageRecord, off: str, cause: str) -> None:
+@given(RECORDS, TEXT, TEXT, st.booleans())
+def test_released(record: PackageRecord, off: str, cause: str, orderly: bool) -> None:
     """Only a record that we hold is given back, once; debts and term stay; `off` is added for us alone."""
-    given_back = lease.released(record, ME, off, cause)
+    given_back = lease.released(record, ME, off, cause, orderly=orderly)
     assert lease.released(given_back, ME, off, cause) is given_back
     if record.released or record.holder != ME:
         assert given_back is record
     else:
         switched = {**record.off, "me": off} if off else record.off
-        assert given_back == msgspec.structs.replace(record, released=True, off=switched, cause=cause)
+        assert given_back == msgspec.structs.replace(record, released=True, orderly=orderly, off=switched, cause=cause)
 
 
 @example(held(ME), "disk", "critical")

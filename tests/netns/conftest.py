@@ -49,7 +49,11 @@ def pytest_runtest_makereport(
     given: Any = getattr(item, "funcargs", {})
     told = given.get("cluster") or given.get("ground")
     if report.failed and isinstance(told, Cluster | Field):
-        report.sections.append(("cluster", told.told()))
+        try:
+            seen = told.told()
+        except OSError as error:  # a module's teardown has removed it
+            seen = f"nothing can be read any more: {error}"
+        report.sections.append(("cluster", seen))
     return report
 
 

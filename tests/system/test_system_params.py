@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import Cluster
-from .daemons import Daemons, ended
+from .daemons import Daemons, ended, started
 
 SCRIPT = """\
 #!/bin/sh
@@ -56,7 +56,7 @@ def test_external_scripts_and_a_generic_resource(daemons: Daemons) -> None:
         if name == "fibre":
             text += f'[[resource]]\ntype = "generic"\npath = "{value}"\nup = ">= 50"\n'
         (daemons.directory / "packages" / f"{name}.toml").write_text(text)
-    daemons.begin("n1", "n2")
+    started(daemons, "n1", "n2")
     daemons.settles(final="", other="n2", fibre="n1")
 
     said = daemons.btw("why", "final")
@@ -82,7 +82,7 @@ def test_a_halt_waits_no_longer_than_its_successor_halt_timeout(daemons: Daemons
     daemons.package("app", 'nodes = ["n1", "n2"]', '[[dependency]]\npackage = "db"\n')
     app = daemons.directory / "packages" / "app.toml"
     app.write_text(app.read_text().replace('stop = "rm -f ', 'stop = "false '))
-    daemons.begin("n1", "n2")
+    started(daemons, "n1", "n2")
     daemons.settles(db="n1", app="n1")
     daemons.btw("node", "drain", "n1", "--wait", "0")
     limit = "(or after 6 s, successor_halt_timeout)"
@@ -102,7 +102,7 @@ def test_a_failure_is_not_forgotten_when_the_manager_is_killed(daemons: Daemons)
     daemons.package("web", 'nodes = ["n1", "n2"]')
     web = daemons.directory / "packages" / "web.toml"
     web.write_text(web.read_text().replace('stop = "rm', 'stop = "sleep 2; rm'))
-    daemons.begin("n1", "n2")
+    started(daemons, "n1", "n2")
     daemons.settles(web="n1")
     manager = daemons.status("n1")["pid"]
     daemons.up("web", "n1").unlink()

@@ -146,9 +146,9 @@ class Claim:
         self._edits[name] = (edit, then)
         self._write_edits()
 
-    def release(self, off: str, cause: str, then: Callable[[], None]) -> None:
+    def release(self, off: str, cause: str, then: Callable[[], None], *, orderly: bool = False) -> None:
         """Give the lock back if the record still names us, and pay our debt if it is another's meanwhile: `then` comes
-        after both. The caller has everything verified down."""
+        after both. The caller has everything verified down. `orderly`: see PackageRecord."""
         self.held = False
         self.wanted = False
         self.desk.forget(("lease", self.name))
@@ -158,7 +158,7 @@ class Claim:
         def edit(record: PackageRecord) -> PackageRecord:
             for life in gone:  # nobody has to wait for a lease that nobody can use any more
                 record = lease.released(record, life, off, cause)
-            return lease.settled(lease.released(record, self.me, off, cause), [self.me.nonce])
+            return lease.settled(lease.released(record, self.me, off, cause, orderly=orderly), [self.me.nonce])
 
         self.edit("release", edit, then)
 

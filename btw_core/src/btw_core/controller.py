@@ -32,14 +32,11 @@ class Controller:
     """`left` is set once the package is done with on this node. `told(controller, event, before)` after each step."""
 
     def __init__(self, desk: Desk, spec: PackageSpec, me: Incarnation, told: Told | None = None) -> None:
-        self.desk, self.spec, self.me = desk, spec, me
-        self.name = spec.name
+        self.desk, self.spec, self.me, self.name = desk, spec, me, spec.name
         self.situation = Situation(timing=spec.timing, on_stop_failure=spec.on_stop_failure)
-        self.since = desk.now()
-        self.cause = "began"
-        self.left = False
+        self.since, self.cause = desk.now(), "began"
         self.allowed, self.unwanted = True, ""  # may try for the lock; has to end here: see `place`
-        self.maintenance = ""  # why failures are passed over
+        self.left, self.maintenance = False, ""  # maintenance: why failures are passed over
         self._told = told
         self.health: dict[str, ResourceHealth] = {}
         self.claim = Claim(
@@ -69,7 +66,7 @@ class Controller:
         self.debts = Debts(desk, spec, me, self.claim, operation=self._operation, say=self._say)
         self._look: tuple[int, float] | None = None  # the look that has not been answered
         self.survivors: tuple[str, ...] = ()  # while stuck: what is alive, and on what it hangs
-        self._held_up = False  # something alive keeps a stop from being verified
+        self._was_up, self._held_up = False, False  # in this term; something alive keeps a stop from being verified
         self._asking, self._said = False, ""  # a survey is under way; the last note since the last change of state
 
     def begin(self) -> None:
@@ -164,6 +161,7 @@ class Controller:
                 "transition", package=self.name, cause=cause, state=state, term=self.situation.term, before=before
             )
         if state in _UP and before not in _UP:
+            self._was_up = True
             self.desk.ports.executor.watch(self.name, self.situation.term, self.work.state)
         elif before in WATCHED and state not in WATCHED:
             self.desk.ports.executor.unwatch(self.name)
@@ -252,7 +250,7 @@ class Controller:
     # ---- the lock
     def _acquired(self, term: int, adopted: bool, cause: str) -> None:
         handed, owing = self.memory.acquired(adopted=adopted) and not self.unwanted, bool(self.claim.debts)
-        now, cause = self.desk.now(), f"{cause}, term {term}"
+        self._was_up, now, cause = False, self.desk.now(), f"{cause}, term {term}"
         self.apply(ev.Acquired(at=now, cause=cause, term=term, owing=owing, handed=handed))
         self._go_on()
         self.withdraw(self.unwanted, *_ENDS)  # taken only to be given back: a former life of this node had it
@@ -289,10 +287,13 @@ class Controller:
 
     def _release(self) -> None:
         self.memory.try_save()
-        cause = self.situation.off or self.cause
-        self.claim.release(self.situation.off, cause, lambda: self.apply(ev.Released(at=self.desk.now())))
+        off, orderly = self.situation.off, self._was_up and self.situation.state is State.HALTED
+        self.claim.release(off, off or self.cause, self._given_back, orderly=orderly)
         if self.situation.state is State.HALTED and not self.left:
             self._wait_to_leave()
+
+    def _given_back(self) -> None:
+        self.apply(ev.Released(at=self.desk.now()))
 
     def _wait_to_leave(self) -> None:
         patience = 2 * self.spec.timing.renewal_deadline + self.spec.timing.retry

@@ -45,6 +45,7 @@ class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     lease: Annotated[float, Meta(gt=0)]  # L in seconds: what a stand-by has to wait
     holder: Incarnation | None = None
     released: bool = False
+    orderly: bool = False  # with `released`: it was up there, and was halted, by nothing that had failed
     unfenced: tuple[Incarnation, ...] = ()  # former holders that nobody has yet seen down
     off: dict[str, str] = {}  # node -> why it does not take part
     macs: dict[str, tuple[str, ...]] = {}  # node that holds or has held it -> its Ethernet addresses then
@@ -257,23 +258,28 @@ def _macs(record: PackageRecord | None, me: Incarnation) -> dict[str, tuple[str,
     return {**(record.macs if record else {}), me.node: me.macs}
 
 
-def released(record: PackageRecord, me: Incarnation, off: str, cause: str) -> PackageRecord:
-    """Given back by its holder; unchanged when `me` does not hold it. `off`: this node is switched off as well."""
+def released(
+    record: PackageRecord, me: Incarnation, off: str, cause: str, *, orderly: bool = False
+) -> PackageRecord:
+    """Given back by its holder; unchanged when `me` does not hold it. `off`: this node is switched off as well.
+    `orderly`: see PackageRecord."""
     if record.released or record.holder is None or record.holder.nonce != me.nonce:
         return record
     switched = {**record.off, me.node: off} if off else record.off
-    return msgspec.structs.replace(record, released=True, off=switched, cause=cause)
+    return msgspec.structs.replace(record, released=True, orderly=orderly, off=switched, cause=cause)
 
 
 def handed_over(before: PackageRecord | None, now: PackageRecord | None) -> bool:
-    """Between these two readings the holder has given it back: by its own word, after it was verified down there, and
-    nobody else is owed for."""
+    """Between these two readings the holder has given it back: by its own word, after it was up and then verified down
+    there, and nobody else is owed for. A start that has failed says nothing of what else there is: perhaps it failed
+    because somebody else has the address."""
     return (
         before is not None
         and now is not None
         and before.holder is not None
         and not before.released
         and now.released
+        and now.orderly
         and now.holder == before.holder
         and now.term == before.term
         and not now.unfenced

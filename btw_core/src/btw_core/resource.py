@@ -95,7 +95,7 @@ class Context(Protocol):
     #: Nodes that hold or have held the package, this one included, with the Ethernet addresses they had then
     #: ("02:00:5e:00:53:01"), as its lock record says. Empty in status and watch.
     holders: Mapping[str, Sequence[str]]
-    #: Start: whoever held the package before has given it back in order a moment ago (within two paces of this node),
+    #: Start: whoever held the package before had it up and was halted a moment ago (within two paces of this node),
     #: verified down there, so that nobody but us can have got what clients look for.
     handed_over: bool
     #: Small, persisted by the core when the operation ends (also when it failed); read-only in status and watch.
