@@ -103,3 +103,22 @@ def test_links_between_files_lead_somewhere(page: Path) -> None:
         path = target.partition("#")[0]
         if path and "://" not in path and path not in generated:
             assert (page.parent / path).exists(), f"{page.name}: {target}"
+
+
+def test_what_is_said_of_a_package_that_does_not_run_is_said_so() -> None:
+    """Quoted in the first two parts of docs/troubleshooting.md: words that btw prints, but for names and numbers."""
+    text = (ROOT / "docs/troubleshooting.md").read_text().partition("## By journal line")[0]
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    said = [each for row in rows for each in re.findall(r"`([^`]+)`", row) if not each.startswith("btw ")]
+    assert len(said) > 25
+    source = "\n".join(path.read_text() for path in (ROOT / "btw_core/src/btw_core").rglob("*.py"))
+    source = re.sub(r"\{[^{}]*\}", "X", re.sub(r'"\n\s*f?"', "", source))
+    names = re.compile(r"\b(?:n\d|web(?:\.toml)?|app|db|old|prod|strat_timeout|4711|9\.3|[25])\b")
+    missing = [each for each in said if not _stands(each, names, source)]
+    assert not missing, missing
+
+
+def _stands(words: str, names: re.Pattern[str], source: str) -> bool:
+    """Each piece between names, in one line of the source."""
+    pieces = [piece.strip(" :()") for piece in names.split(words)]
+    return any(all(piece in line for piece in pieces) for line in source.splitlines())

@@ -12,7 +12,7 @@ from .control import Answer, Request
 from .manager import Manager
 from .placer import Placer
 from .ports import EnableAsked, HaltAsked, Report
-from .summary import ill
+from .summary import ill, lock
 from .switches import Refused
 
 #: Seconds in which what a person asked for must be written to the store.
@@ -85,7 +85,8 @@ class Answers:
             raise ValueError("this is a `btw run`, which takes no part in a cluster: run btw daemon instead")
         if command == "cluster":
             trouble = manager.store_trouble or manager.session.trouble
-            return placer.summary() | {"trouble": trouble, "problems": self.node.problems}
+            locks = {each.name: lock(each) for each in manager.controllers.values() if not each.claim.held}
+            return placer.summary() | {"trouble": trouble, "problems": self.node.problems, "locks": locks}
         by, why = str(request.get("by", "")), str(request.get("why", ""))
         if len(by + why) > LONGEST:
             raise ValueError(f"found {len(by + why)} characters of who and why, allowed: {LONGEST}")

@@ -18,6 +18,8 @@ from .timing import Timing
 from .types import Incarnation
 
 _TOUCH = "touch"
+#: What `describe` says of a lock that was never held, or lost.
+NO_RECORD = "no lock record"
 Edit = Callable[[PackageRecord], PackageRecord]
 
 
@@ -355,7 +357,7 @@ class Claim:
 def describe(record: PackageRecord | None, judgement: Judgement | None, now: float) -> str:
     """One line for `status`: who holds it, and what a stand-by waits for."""
     if record is None:
-        text = "no lock record"
+        text = NO_RECORD
     elif record.released or record.holder is None:
         text = f"free, last term {record.term}"
     else:

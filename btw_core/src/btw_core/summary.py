@@ -12,6 +12,11 @@ from .fsm import WATCHED
 from .types import State
 
 
+def lock(of: Controller) -> str:
+    """Who has it, and what this node waits for."""
+    return describe(of.claim.record, of.claim.judgement, of.desk.now())
+
+
 def summary(of: Controller) -> dict[str, Any]:
     """For the control socket."""
     now, seen = of.desk.now(), of.situation.state in (*WATCHED, State.STUCK)
@@ -23,7 +28,7 @@ def summary(of: Controller) -> dict[str, Any]:
         "cause": of.cause,
         "seconds": round(now - of.since, 1),
         "term": of.situation.term,
-        "lock": describe(of.claim.record, of.claim.judgement, now),
+        "lock": lock(of),
         "lease_left": round(of.claim.lost_at - now, 2) if of.claim.held else None,
         "off": of.situation.off,
         "maintenance": of.maintenance,

@@ -63,6 +63,7 @@ class Office:
         self.decisions: list[Decision] = msgspec.convert(answer["decisions"], list[Decision])
         self.digests: dict[str, dict[str, dict[str, str]]] = answer["digests"]
         self.maintenance: dict[str, str] = answer["maintenance"]
+        self.locks: dict[str, str] = answer.get("locks", {})  # of what this node does not hold
 
     def look(self) -> None:
         """Read the picture anew; wait while another manager takes the place of one that died. Leaves with exit code 1
@@ -251,6 +252,8 @@ def explain(office: Office, name: str, node: str | None = None) -> None:
     found = [each for each in office.of(name) if node in (None, each.node)]
     for each in found:
         click.echo(f"  {each.node}: {each.what}{' run here' if each.what == 'not' else ''}: {each.cause}")
+        if each.what == "takes" and each.node == office.node and name in office.locks:
+            click.echo(f"    its lock: {office.locks[name]}")
     if not found:
         there = f"{node} is not of its nodes: {', '.join(office.view.nodes_of(package))}"
         click.echo(f"  {there}" if node else "  no node may run it")
@@ -260,6 +263,8 @@ def explain(office: Office, name: str, node: str | None = None) -> None:
 
 def remedies(office: Office, name: str) -> list[str]:
     """The commands that would change that it does not run."""
+    from ..claim import NO_RECORD
+
     package, view = office.package(name), office.view
     stuck = [node for node, phase in package.at.items() if phase == "stuck"]
     if stuck:
@@ -277,4 +282,7 @@ def remedies(office: Office, name: str) -> list[str]:
             found.append(f"-> btw node resume {node}")
     if package.order is not None and package.order.verb == "halt":
         found.append(f"-> it is being halted; then: btw start {name}")
+    if office.locks.get(name, "").startswith(f"{NO_RECORD};"):  # and is waited for
+        remedy = f"at once, when you are sure that it runs nowhere: btw unlock {name} --confirmed"
+        found.append(f"-> it is new, or its lock's record was lost; {remedy}")
     return found
