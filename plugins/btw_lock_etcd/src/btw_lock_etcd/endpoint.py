@@ -8,10 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
-import requests
-from etcd3gw.client import Etcd3Client
-from requests.adapters import HTTPAdapter
-from urllib3 import Timeout
+import msgspec
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, Timeout, connection_from_url
 from urllib3.connection import HTTPConnection
 
 from . import trouble
@@ -30,11 +28,14 @@ KEEPALIVE = [
 ]
 #: A member that knows no leader says so at once instead of keeping the request; streams end when it loses its leader.
 WITH_LEADER = {"Grpc-Metadata-hasleader": "true"}
+JSON = {"Content-Type": "application/json"}
+OK = 200
 
 
 class Endpoint:
-    """Thread-safe. Sessions of `requests` are not, and the client's timeout is one for all its calls: so each call
-    has a client of its own while it lasts."""
+    """Thread-safe: each call has a connection of its own while it lasts, in a pool of one, which opens it, and opens it
+    again when the member closed it meanwhile. Over urllib3 and nothing above it: each release and acquisition waits for
+    the processor time of its call."""
 
     def __init__(self, place: Place, settings: Settings) -> None:
         self.name = str(place)
@@ -42,7 +43,7 @@ class Endpoint:
         self.cluster = ""
         self._place, self._settings = place, settings
         self._lock = threading.Lock()  # of the three below
-        self._idle: list[Etcd3Client] = []
+        self._idle: list[HTTPConnectionPool] = []
         self._closed = False
         self._lookup: Future[None] | None = None
 
@@ -50,48 +51,43 @@ class Endpoint:
         self, path: str, body: dict[str, Any], until: float, *, token: str = "", leader: bool = True
     ) -> dict[str, Any]:
         """POST to `path` below /v3, the answer's JSON. Blocks until `until` (time.monotonic()). Raises Trouble."""
-        client, fresh = self._take(until)
-        client.timeout = seconds = _left(until)
-        headers = _headers(token, leader)
+        pool, fresh = self._take(until)
+        seconds = _left(until)
         try:
-            said = client.post(client.get_url(path), json=body, headers=headers, allow_redirects=False)
+            said = _said(_post(pool, path, body, _headers(token, leader), seconds))
         except Exception as error:  # foreign code; whatever it raises means that there is no answer
-            found = trouble.of(error, seconds)
+            found = error if isinstance(error, Trouble) else trouble.of(error, seconds)
             if found.answered:
-                self._give_back(client)
+                self._give_back(pool)
             else:
-                client.session.close()
+                pool.close()
                 self._drop_idle()  # on the same path: each would cost another call its share
             if fresh and found.vague:
                 found = explain(self._place, self._settings, until) or found
+            if found is error:
+                raise
             raise found from error
-        self._give_back(client)
+        self._give_back(pool)
         if not isinstance(said, dict) or not isinstance(said.get("header"), dict):
             raise trouble.no_etcd("200 OK without a header")
         return said
 
-    def stream(self, path: str, body: dict[str, Any], until: float, *, token: str = "") -> requests.Response:
+    def stream(self, path: str, body: dict[str, Any], until: float, *, token: str = "") -> BaseHTTPResponse:
         """The same for an answer without an end: returned when it begins. The caller ends and closes it."""
-        client, _ = self._take(until)
+        pool, _ = self._take(until)
         seconds = _left(until)
         try:
-            response = client.session.post(
-                client.get_url(path),
-                json=body,
-                headers=_headers(token, leader=True),
-                allow_redirects=False,
-                timeout=seconds,
-                stream=True,
-            )
-            if response.status_code != requests.codes["ok"]:
-                raise trouble.of_body(response.text, response.reason)
+            response = _post(pool, path, body, _headers(token, leader=True), seconds, whole=False)
+            if response.status != OK:
+                raise trouble.of_body(response.data.decode(errors="replace"), response.reason or "")
             # From here on silence is normal; `shutdown` of the response ends a read.
-            response.raw.connection.sock.settimeout(None)
+            connection: Any = response.connection
+            connection.sock.settimeout(None)
         except Trouble:
-            client.session.close()
+            pool.close()
             raise
         except Exception as error:  # foreign code, as above
-            client.session.close()
+            pool.close()
             raise trouble.of(error, seconds) from error
         return response
 
@@ -103,35 +99,30 @@ class Endpoint:
     def _drop_idle(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
-        for client in idle:
-            client.session.close()
+        for pool in idle:
+            pool.close()
 
-    def _take(self, until: float) -> tuple[Etcd3Client, bool]:
-        """A client for one call, and whether it is new."""
+    def _take(self, until: float) -> tuple[HTTPConnectionPool, bool]:
+        """A connection for one call, and whether it is new."""
         with self._lock:
             if self._idle:
                 return self._idle.pop(), False
         if self._place.address is None:
             self._resolve(until)
-        session = requests.Session()
-        session.trust_env = False  # no proxies, no .netrc, no other CA from the environment
-        adapter = _Adapter(pool_connections=1, pool_maxsize=1)  # urllib3 repeats nothing: max_retries is 0
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
-        scheme = "http"
-        if self._settings.tls:
-            scheme, session.verify = "https", self._settings.ca
-            if self._settings.cert:
-                session.cert = (self._settings.cert, self._settings.key)
-        place = self._place
-        return Etcd3Client(place.host, place.port, protocol=scheme, api_path="/v3/", session=session), True
+        settings: dict[str, Any] = {"socket_options": KEEPALIVE, "maxsize": 1}
+        if not self._settings.tls:
+            return connection_from_url(f"http://{self._place}", **settings), True
+        settings |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": self._settings.ca}
+        if self._settings.cert:
+            settings |= {"cert_file": self._settings.cert, "key_file": self._settings.key}
+        return connection_from_url(f"https://{self._place}", **settings), True
 
-    def _give_back(self, client: Etcd3Client) -> None:
+    def _give_back(self, pool: HTTPConnectionPool) -> None:
         with self._lock:
             if not self._closed:
-                self._idle.append(client)
+                self._idle.append(pool)
                 return
-        client.session.close()
+        pool.close()
 
     def _resolve(self, until: float) -> None:
         """Name lookups know no deadline, and urllib3 makes them: so each name is looked up once before, in a thread,
@@ -149,18 +140,39 @@ class Endpoint:
             raise Trouble(f"its name is not known ({error.strerror})", sure=True) from error
 
 
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwds: Any) -> None:
-        super().init_poolmanager(*args, socket_options=KEEPALIVE, **kwds)
+def _post(
+    pool: HTTPConnectionPool,
+    path: str,
+    body: dict[str, Any],
+    headers: dict[str, str],
+    seconds: float,
+    whole: bool = True,
+) -> BaseHTTPResponse:
+    """`seconds` for connecting and for the answer to begin, together. Nothing is repeated: that is up to `Cluster`."""
+    return pool.urlopen(
+        "POST",
+        f"/v3{path}",
+        body=msgspec.json.encode(body),
+        headers=headers,
+        timeout=Timeout(total=seconds),
+        retries=False,
+        redirect=False,
+        preload_content=whole,
+    )
 
-    def send(self, request: Any, stream: bool = False, timeout: Any = None, *args: Any, **kwds: Any) -> Any:
-        """A bare number would be granted to connecting and to reading, each."""
-        limit: Any = Timeout(total=timeout)  # requests takes it (see its HTTPAdapter.send); its types forgot
-        return super().send(request, stream, limit, *args, **kwds)
+
+def _said(response: BaseHTTPResponse) -> Any:
+    """The answer's JSON. Raises Trouble."""
+    if response.status != OK:
+        raise trouble.of_body(response.data.decode(errors="replace"), response.reason or "")
+    try:
+        return msgspec.json.decode(response.data)
+    except msgspec.DecodeError:
+        raise trouble.no_etcd("200 OK without JSON") from None
 
 
 def _headers(token: str, leader: bool) -> dict[str, str]:
-    return (WITH_LEADER if leader else {}) | ({"Authorization": token} if token else {})
+    return JSON | (WITH_LEADER if leader else {}) | ({"Authorization": token} if token else {})
 
 
 def _left(until: float) -> float:

@@ -1,4 +1,4 @@
-"""One watch on the wire. Over the library's session only: its Watcher loses errors and splits messages wrongly."""
+"""One watch on the wire."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import requests
+from urllib3 import BaseHTTPResponse
 
 from btw_core.store import Record
 
@@ -54,7 +54,7 @@ class Stream:
             self._trouble = self._trouble or Trouble("closed")
             self._news.notify_all()
             with contextlib.suppress(Exception):  # the connection is gone: so the thread has seen its end
-                self._response.raw.shutdown()
+                self._response.shutdown()
 
     def _read(self) -> None:
         try:
@@ -89,10 +89,10 @@ class Stream:
                 self._news.notify_all()
 
 
-def _lines(response: requests.Response, receive: Callable[[bytes], None]) -> None:
+def _lines(response: BaseHTTPResponse, receive: Callable[[bytes], None]) -> None:
     """One message a line (grpc-gateway); chunks have other borders. The last one, an error, may lack its newline."""
     rest = b""
-    for chunk in response.iter_content(chunk_size=None):
+    for chunk in response.stream(None):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in filter(bytes.strip, lines):
             receive(line)

@@ -1,4 +1,4 @@
-"""What a failed request means. The client library flattens causes into text, so they are looked up in the chain.
+"""What a failed request means. The client library wraps causes, so they are looked up in the chain.
 
 Codes are those of gRPC (grpc.io, "Status codes"), which etcd's JSON gateway puts into the body of an error.
 """
@@ -12,8 +12,6 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
-from etcd3gw.exceptions import Etcd3Exception
-from requests.exceptions import JSONDecodeError, RequestException
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
 _UNKNOWN, _INVALID, _DENIED, _EXHAUSTED, _PRECONDITION, _UNIMPLEMENTED, _UNAVAILABLE, _LOGIN = 2, 3, 7, 8, 9, 12, 14, 16
@@ -49,10 +47,6 @@ class Trouble(Exception):
 def of(error: BaseException, seconds: float) -> Trouble:
     """What an exception of the client library (or below it) means; `seconds` is how long it was waited."""
     causes = list(_chain(error))
-    if isinstance(error, Etcd3Exception) and not any(isinstance(cause, RequestException) for cause in causes):
-        return of_body(error.detail_text or "", str(error))
-    if any(isinstance(cause, JSONDecodeError) for cause in causes):
-        return no_etcd("200 OK without JSON")
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return untrusted(cause)
