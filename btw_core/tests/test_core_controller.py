@@ -488,6 +488,38 @@ def test_a_manager_killed_while_it_adopts_is_adopted(committed: bool) -> None:
     assert case.disk.saved["web"].lives == (case.controller.me,)
 
 
+def test_memory_is_written_once_the_disk_has_room_again() -> None:
+    """A manager adopts while the disk is full. The next one has to know it by name, or what is up would be nobody's."""
+    case = _next_life(_left((1050.0, 1090.0)), "second")
+    case.disk.full = True
+    case.read()
+    case.looks(Status.UP, Status.UP, Status.UP)
+    case.wait(3 * SPEC.timing.pace)
+    assert case.journal.events().count("memory_trouble") == 1
+    assert case.controller.me not in case.disk.saved["web"].lives
+    case.disk.full = False
+    case.wait(SPEC.timing.pace)
+    later = _next_life(case, "third")
+    later.read()
+    later.looks(Status.UP, Status.UP, Status.UP)
+    assert later.state is State.RUNNING and later.executor.operations == []
+
+
+def test_a_disk_that_is_full_from_the_beginning_costs_a_start_only() -> None:
+    """The manager of the other packages goes on; what would have to be remembered before it is started is not."""
+    case = Case.__new__(Case)
+    Bench.__init__(case)
+    case.disk.full = True
+    case.write(FREE)
+    case.controller = Controller(case.desk, SPEC, ME)
+    case.controller.begin()
+    case.read()
+    case.looks(Status.DOWN, Status.DOWN, Status.DOWN)
+    case.wait(1)
+    assert case.state is State.FAILING and "nothing was begun" in case.controller.cause
+    assert Verb.START not in [each.verb for each in case.executor.operations]
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_manager_killed_while_it_stops_what_failed(stopped: bool) -> None:
     """The next life goes on with the stop and gives the lock back: it does not start again, where others wait for it,

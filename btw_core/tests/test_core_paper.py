@@ -73,3 +73,18 @@ def test_in_doubt_it_is_written_again(committed: bool) -> None:
     bench.wait(1.0, prompt=True)
     assert done == ["done"]
     assert decode(DrainRecord, KEY, bench.store.records[KEY].value) == _drained("mine")
+
+
+def test_a_store_that_takes_no_writes_is_said_once() -> None:
+    """A full disk: reading works all the time, writing does not, twice a second."""
+    bench = Bench()
+    paper = _paper(bench)
+    done: list[str] = []
+    paper.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
+    for _ in range(5):
+        bench.store.answer()
+        bench.store.lose(committed=False)
+        bench.wait(0.5)
+    assert bench.journal.events() == ["store_trouble"]
+    _answers(bench)
+    assert done == ["mine"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -131,6 +132,22 @@ def test_damaged_memory_costs_its_own_package_only(daemons: Daemons) -> None:
     daemons.btw("move", "web", "n1")
     daemons.settles(web="n1", app="n1")
     assert begun(daemons, "app") == ["n1"] and begun(daemons, "web") == ["n1", "n2", "n1"]
+
+
+@pytest.mark.parametrize("daemons", ["local"], indirect=True)
+def test_a_damaged_record_costs_its_own_package_only(daemons: Daemons) -> None:
+    """Nobody knows who holds web: it is started nowhere, status and why say so with the remedy, and app is served."""
+    alone(daemons, "web")
+    alone(daemons, "app")
+    started(daemons, "n1", "n2")
+    daemons.settles(web="n1", app="n1")
+    daemons.btw("stop", "web")
+    with contextlib.closing(sqlite3.connect(daemons.directory / "state" / "local.db")) as store, store:
+        store.execute("UPDATE record SET value = x'00', revision = revision + 1000000 WHERE key = 'packages/web'")
+    daemons.until(lambda: "btw unlock" in daemons.btw("why", "web"))
+    assert "web is not managed: record packages/web in the store cannot be read" in daemons.btw("status")
+    daemons.btw("move", "app", "n2")
+    daemons.settles(app="n2")
 
 
 @pytest.mark.parametrize("daemons", ["local"], indirect=True)

@@ -74,6 +74,9 @@ def test_external_scripts_and_a_generic_resource(daemons: Daemons) -> None:
     daemons.settles(fibre="n2")
     assert "switched off on n1 by btw on n1" in daemons.btw("why", "fibre", "--on", "n1")
     assert any("value says 49, up means >= 50" in line for line in daemons.journal("output", "fibre"))
+    daemons.cluster.btw("generic", "set", "generic", "49")
+    wanted = [f"-> mend it, then: btw enable fibre --on {node}" for node in ("n1", "n2")]
+    daemons.until(lambda: all(line in daemons.btw("why", "fibre") for line in wanted))
 
 
 def test_a_halt_waits_no_longer_than_its_successor_halt_timeout(daemons: Daemons) -> None:

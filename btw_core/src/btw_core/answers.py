@@ -26,8 +26,9 @@ class Driver(Protocol):
     """What drives the manager: `node.Node`."""
 
     names: list[str]
-    problems: list[str]
     manager: Manager | None
+
+    def found_wrong(self) -> list[str]: ...
 
     def deliver(self, report: Report) -> None: ...
     def schedule(self) -> None: ...
@@ -86,7 +87,7 @@ class Answers:
         if command == "cluster":
             trouble = manager.store_trouble or manager.session.trouble
             locks = {each.name: lock(each) for each in manager.controllers.values() if not each.claim.held}
-            return placer.summary() | {"trouble": trouble, "problems": self.node.problems, "locks": locks}
+            return placer.summary() | {"trouble": trouble, "problems": self.node.found_wrong(), "locks": locks}
         by, why = str(request.get("by", "")), str(request.get("why", ""))
         if len(by + why) > LONGEST:
             raise ValueError(f"found {len(by + why)} characters of who and why, allowed: {LONGEST}")

@@ -70,7 +70,7 @@ class Controller:
         self._asking, self._said = False, ""  # a survey is under way; the last note since the last change of state
 
     def begin(self) -> None:
-        """Remember, end what a former life left unfinished, then stand by. Raises OSError, ValueError (memory)."""
+        """Remember, end what a former life left unfinished, then stand by. Raises ValueError (memory)."""
         self.memory.load()
         if self.memory.limits is not None:
             self.desk.at(self.memory.limits[0], ("lapse", self.name), self._lapsed)

@@ -19,6 +19,10 @@ from .journal import FileJournal, human
 LONGEST = 10
 #: Lines that wait to be written again at most.
 MOST = 100
+#: Exit code of a child that has shown its lines, and could not write them.
+ONLY_SHOWN = 2
+#: Seconds until lines that could not be written are tried again.
+PAUSE = 1.0
 _Line = Callable[[FileJournal], None]
 
 
@@ -30,6 +34,7 @@ class Errands:
         self._lines: list[_Line] = []
         self._writing = False
         self._under_way = 0  # how many of the lines
+        self._shown = 0  # how many of them the screen has, and only the journal has not
         self._pause = 0.0  # nothing is written before
         self._children: dict[int, Callable[[int], None]] = {}
 
@@ -82,8 +87,10 @@ class Errands:
         self._writing = False
         if code == 0 or len(self._lines) > MOST:  # a journal that cannot be written to for long
             del self._lines[: self._under_way]
+            self._shown = 0
         else:
-            self._pause = boottime() + 1.0
+            self._shown = self._under_way if code == ONLY_SHOWN else self._shown
+            self._pause = boottime() + PAUSE
 
     def _write(self, lines: list[_Line]) -> int:
         journal = FileJournal(self._journal, self._node)
@@ -91,5 +98,6 @@ class Errands:
         journal.listeners.append(lambda line: shown.append(human(line)))
         for line in lines:
             line(journal)
-        print(*shown, sep="\n", flush=True)  # last, for a terminal may have been stopped
-        return 1 if journal.trouble else 0
+        if shown := shown[self._shown :]:
+            print(*shown, sep="\n", flush=True)  # last, for a terminal may have been stopped
+        return ONLY_SHOWN if journal.trouble else 0

@@ -379,7 +379,8 @@ def main(arguments: list[str]) -> int:
     except Refused as refused:
         return _refuse(str(refused), CONFIGURATION)
     except OSError as error:
-        return _refuse(f"keeper of {slot} on node {given.node}: {error}", FAILED)
+        where = error.filename or given.pulse
+        return _refuse(f"keeper of {slot} on node {given.node}: {where}: {error.strerror}", FAILED)
 
 
 def _refuse(text: str, code: int) -> int:

@@ -78,14 +78,14 @@ class Manager:
         self._registered = False
         self._seen_cluster = False
         self._write_trouble = ""
-        self._damaged: set[str] = set()  # packages whose records cannot be read
+        self.damaged: dict[str, str] = {}  # packages whose records cannot be read, and why and what then
         self._ending = False
         self._halting = False  # everything is to end
         self._when_rested: HaltAsked | None = None  # to be passed on once nothing is held here any more
 
     # ---- the driver's side
     def begin(self) -> None:
-        """Read the node's memory, then the store. Raises OSError, ValueError: the memory cannot be used."""
+        """Read the node's memory, then the store. Raises ValueError: the memory is damaged."""
         for controller in self.controllers.values():
             controller.begin()
         self._read()
@@ -243,10 +243,11 @@ class Manager:
         self.store_trouble = trouble
 
     def _say_damaged(self, damaged: dict[str, str]) -> None:
-        for name in damaged.keys() - self._damaged:
-            remedy = "repair the store, or `btw unlock` it when it is down everywhere"
-            self.desk.journal.write("record_damaged", package=name, cause=f"{damaged[name]}; {remedy}")
-        self._damaged = set(damaged)
+        remedy = "repair the store, or `btw unlock` it when it is down everywhere"
+        found = {name: f"{text}; {remedy}" for name, text in damaged.items()}
+        for name in found.keys() - self.damaged.keys():
+            self.desk.journal.write("record_damaged", package=name, cause=found[name])
+        self.damaged = found
 
     def _noticed(self, report: StoreChanged) -> None:
         if self.placer:

@@ -51,7 +51,7 @@ class Memory:
 
     # ---- the disk
     def load(self) -> None:
-        """Raises OSError, ValueError: the memory cannot be used."""
+        """Raises ValueError: the memory is damaged."""
         saved = self.desk.ports.disk.load(self.spec.name)
         if saved is not None:
             self.claim.floor = saved.term
@@ -68,8 +68,8 @@ class Memory:
         if self.may_be_up:
             self.work.reach = len(self.spec.resources)
             self.limits = said or (now, now + self.spec.timing.stop_timeout)
-        if self._to_save() != saved:  # a full disk keeps nobody from adopting what is up
-            self.save()
+        if self._to_save() != saved:  # a full disk keeps nobody from adopting what is up; a start will be refused
+            self.try_save()
 
     def save(self, *, durable: bool = True) -> None:
         """See `Disk.save`. Raises OSError."""
@@ -93,7 +93,8 @@ class Memory:
         )
 
     def try_save(self, *, durable: bool = True) -> None:
-        """Where the effect is not of our making, or already undone: go on without memory, but say so."""
+        """Where the effect is not of our making, or already undone: go on without memory, but say so, and try again:
+        a disk is full for a while, and whoever comes after us has to know us as long as we are."""
         try:
             self.save(durable=durable)
         except OSError as error:
@@ -101,6 +102,7 @@ class Memory:
             if trouble != self._trouble:  # said once
                 self.desk.journal.write("memory_trouble", package=self.spec.name, cause=trouble)
             self._trouble = trouble
+            self.desk.at(self.desk.now() + self.spec.timing.pace, ("memory", self.spec.name), self.try_save)
         else:
             self._trouble = ""
 

@@ -117,7 +117,7 @@ class Node:
         self._asked_at = float("-inf")  # when a signal asked for the halt
         self._scheduled = False
         self._leaving = False  # to be replaced
-        self.problems: list[str] = []  # of the configuration, as it was loaded
+        self._problems: list[str] = []  # of the configuration, as it was loaded
         self._loaded: Daemon | None = None  # of a daemon: what it knows of the cluster's packages
         self._beats: asyncio.TimerHandle | None = None
 
@@ -178,7 +178,7 @@ class Node:
         digests = {name: each for name, each in loaded.digests.items() if name in self.names}
         self._loaded = Daemon(loaded.rules, digests, now, self._setup.config.forming) if self.daemon else None
         for problem in loaded.problems:
-            self.problems.append(str(problem))
+            self._problems.append(str(problem))
             self._journal.write("problem", cause=str(problem))
         if self._unheeded:
             self._journal.write("problem", cause=self._unheeded)
@@ -200,7 +200,7 @@ class Node:
                 if not self.daemon:
                     raise
                 self.names.remove(name)
-                self.problems.append(f"{name} is left out: {error}")
+                self._problems.append(f"{name} is left out: {error}")
                 self._journal.write("problem", package=name, cause=f"left out: {error}")
 
     async def _manage(self, packages: list[PackageSpec]) -> int:
@@ -363,11 +363,16 @@ class Node:
         """Who answers."""
         return {"pid": self._me.pid, "keeper": self._kept.pid, "packages": self.names}
 
+    def found_wrong(self) -> list[str]:
+        """What costs a package its place here, and what then."""
+        damaged = self.manager.damaged if self.manager is not None else {}
+        return [*self._problems, *(f"{name} is not managed: {text}" for name, text in damaged.items())]
+
     def status(self, manager: Manager) -> Answer:
         """What `status` shows of this manager."""
         said = manager.summary() | {"lock": self._store.description, "journal_trouble": self._journal.trouble}
         said |= {"keeper": self._kept.pid, "keeper_trouble": self._kept.trouble, "daemon": self.daemon}
-        said |= {"problems": self.problems}
+        said |= {"problems": self.found_wrong()}
         said |= {"late": round(self._lag.worst, 3), "lag": self._lag.trouble}
         for package in said["packages"]:
             package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout

@@ -62,7 +62,6 @@ class Paper:
                 record = decode(self._kind, self.key, answer.records[0].value)
             except DamagedRecord as damage:
                 self._failed(f"{damage}; written anew")
-        self._trouble = ""
         wanted, done = record, []
         for each in self._edits:
             try:
@@ -94,7 +93,7 @@ class Paper:
             self._later(answer.unavailable)
 
     def _settle(self, done: list[Any], record: Any) -> None:
-        self._busy = False
+        self._busy, self._trouble = False, ""
         if record is not None:
             self._stands(record)
         self._edits = [each for each in self._edits if each not in done]

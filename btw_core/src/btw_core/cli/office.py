@@ -245,6 +245,9 @@ def explain(office: Office, name: str, node: str | None = None) -> None:
     if package.order is not None:
         to = f" on {package.order.to}" if package.order.to else ""
         click.echo(f"  ordered: {package.order.verb}{to}{package.order}, not fulfilled yet")
+    for text in office.problems:
+        if text.startswith(f"{name} "):
+            click.echo(f"  {text}")
     if name in office.maintenance:
         click.echo(f"  maintenance{office.maintenance[name]}: failures are passed over; btw maintenance {name} off")
     for off, switch in package.off.items():
@@ -278,8 +281,12 @@ def remedies(office: Office, name: str) -> list[str]:
         known = view.nodes.get(node)
         if known is None:
             found.append(f"-> start btw on {node}: no daemon of that name has ever been seen")
+        elif known.lost:
+            found.append(f"-> start btw on {node}: nothing is heard of it")
         elif known.drained:
             found.append(f"-> btw node resume {node}")
+        elif node in package.off:
+            found.append(f"-> mend it, then: btw enable {name} --on {node}")
     if package.order is not None and package.order.verb == "halt":
         found.append(f"-> it is being halted; then: btw start {name}")
     if office.locks.get(name, "").startswith(f"{NO_RECORD};"):  # and is waited for
