@@ -213,6 +213,9 @@ class _Moment:
                 self.lingers[name] = node
                 return Decision(name, node, What.WAIT, f"goes to {target} with {followed}, which does not go yet")
             must = refused
+        automatic = self.packages[name].automatic
+        if must and order is None and not automatic.on:  # once down it is for nobody
+            return self._leave(name, node, f"{must}; auto_run is off{automatic}: no other node starts it")
         if must:
             return self._leave(name, node, f"goes to {target}: {must}")
         if leader != name:
