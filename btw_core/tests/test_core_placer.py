@@ -73,15 +73,21 @@ def test_a_daemon_that_gives_up_ends() -> None:
     assert manager.finished
 
 
-def _fails_to_start(bench: Bench, placer: Placer, **said: Any) -> None:
-    """The package of the placer gets its lock, is down, and its start fails so."""
-    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
+def _begins(bench: Bench, placer: Placer) -> None:
+    """The placer's package reads its record, and what comes of that is answered."""
     controller = placer.controllers["web"]
     controller.begin()
     for _ in range(2):
         controller.seen(bench.view())
         placer.seen(bench.store.records.values(), bench.view())
         _answers(bench)
+
+
+def _fails_to_start(bench: Bench, placer: Placer, **said: Any) -> None:
+    """The package of the placer gets its lock, is down, and its start fails so."""
+    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
+    controller = placer.controllers["web"]
+    _begins(bench, placer)
     results = (ResourceHealth(resource="flag", status=Status.DOWN),)
     controller.looked(Looked(id=bench.executor.looks[-1].id, package="web", results=results))
     assert controller.situation.state is State.STARTING
@@ -118,11 +124,7 @@ def test_the_switch_of_a_failure_whose_manager_was_killed(everywhere: bool) -> N
     bench.store.write("packages/web", lease.encode(PackageRecord(term=1, lease=SPEC.timing.lease, holder=before)))
     placer = _placer(bench)
     controller = placer.controllers["web"]
-    controller.begin()
-    for _ in range(2):
-        controller.seen(bench.view())
-        placer.seen(bench.store.records.values(), bench.view())
-        _answers(bench)
+    _begins(bench, placer)
     switches = _switches(bench)
     assert controller.situation.state is State.FAILING
     assert (switches.switch is not None, list(switches.off)) == ((True, []) if everywhere else (False, ["a"]))
