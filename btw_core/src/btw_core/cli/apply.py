@@ -23,15 +23,15 @@ _Digests = dict[str, dict[str, str]]
 @click.command
 @click.option("--preview", is_flag=True, help="Only show the difference.")
 @setup_options
-def command(preview: bool, dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
+def command(preview: bool, given: Given) -> None:
     """Show what changed in the package files since this node's daemon read them, resource by resource, then have it
     read them again. What runs goes on: no start, no stop. Then compares what every node has.
 
     Refused while a package whose resources changed, or that was removed, is up here: halt it first. Exit code 1:
     refused, or the nodes' configurations differ.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    setup = given.setup()
+    there = office(setup)
     if there.node != setup.config.node:
         fail(f"the daemon that answers here is that of {there.node}: btw apply --node {there.node}")
     packages = _read(setup)

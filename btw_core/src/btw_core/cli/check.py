@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .common import Given, json_option, setup_options
+
 if TYPE_CHECKING:
     from ..checks import Report
 
 
 @click.command
 @click.argument("packages", metavar="[PKG]...", nargs=-1)
-@click.option("--dir", metavar="DIR", help="Everything below DIR instead of the system's places.")
-@click.option("--node", metavar="NAME", help="Check for this node.")
-@click.option("--lock", metavar="SCHEME:REST", help="The store, instead of the one in btw.toml.")
-@click.option("--plugins", metavar="NAMES", help="Allow only these resource plugins, such as vip,fs.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def command(
-    packages: tuple[str, ...],
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-    as_json: bool,
-) -> None:
+@setup_options
+@json_option
+def command(packages: tuple[str, ...], given: Given, as_json: bool) -> None:
     """Report everything that is wrong with the configuration (of all packages without PKG).
 
     One line each, `file:line: key: what; remedy`. Exit code 0 without errors, else 78. With PKG also what keeps
@@ -35,10 +27,9 @@ def command(
     from ..checks import Report, check
     from ..plugins import Plugins
     from ..resource import ConfigError
-    from ..settings import load_setup
 
     try:
-        setup = load_setup(dir, node, lock, plugins)
+        setup = given.setup()
         report = check(setup, Plugins(setup.restrict), packages)
     except ConfigError as error:  # btw.toml or the installation: packages cannot be read without them
         report = Report(lock="", packages=(), problems=error.problems)

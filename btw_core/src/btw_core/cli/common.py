@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -58,11 +59,16 @@ class Given(NamedTuple):
         return [word for key, value in self._asdict().items() if value is not None for word in (f"--{key}", value)]
 
 
-def setup_options(function: F) -> F:
-    """--dir, --node, --lock, --plugins."""
+def setup_options(function: Callable[..., None]) -> Callable[..., None]:
+    """--dir, --node, --lock, --plugins, which the command gets as one, `given`."""
+
+    @functools.wraps(function)
+    def command(dir: str | None, node: str | None, lock: str | None, plugins: str | None, **others: Any) -> None:
+        function(given=Given(dir, node, lock, plugins), **others)
+
     for option in (plugins_option, lock_option, node_option, dir_option):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
 def packages_argument(*, required: bool, several: bool = True) -> Callable[[F], F]:

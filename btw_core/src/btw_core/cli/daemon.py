@@ -15,14 +15,14 @@ from .keeping import become, detach, keeper, manage
 @click.option("-d", "--detach", "away", is_flag=True, help="In the background; returns once it answers.")
 @click.option("--kept", is_flag=True, hidden=True, help="Be the manager that a keeper looks after.")
 @setup_options
-def command(away: bool, kept: bool, dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
+def command(away: bool, kept: bool, given: Given) -> None:
     """Run every package of the packages directory where its rules say, together with the daemons of the other nodes.
 
     Obeys nodes, policies, dependencies, switches (docs/cluster.md). INT, TERM and HUP hand over what runs here, in
     order, then end; once more halts it at once. USR1 goes on with the btw that is installed now, without stopping
     anything. `btw apply` takes changed package files over.
     """
-    given = Given(dir, node, lock, plugins).absolute()
+    given = given.absolute()
     setup = given.setup()
     own = keeper(setup, SLOT, ["daemon", "--kept", *given.options()])
     if away:

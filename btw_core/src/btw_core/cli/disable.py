@@ -14,22 +14,12 @@ from .office import explain, office, play, preview_option, why_option
 @preview_option
 @why_option
 @setup_options
-def command(
-    package: str,
-    on: tuple[str, ...],
-    preview: bool,
-    why: str,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def command(package: str, on: tuple[str, ...], preview: bool, why: str, given: Given) -> None:
     """Switch auto_run of PKG off: nobody starts it, or takes it over, by itself. With --on only these nodes do not.
 
     Never halts anything.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     there.package(package)
     for words in [f"disable {package} on {each}" for each in on] or [f"disable {package}"]:
         if preview:

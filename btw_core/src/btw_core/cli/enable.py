@@ -20,22 +20,13 @@ if TYPE_CHECKING:
 @preview_option
 @why_option
 @setup_options
-def command(
-    package: str,
-    on: tuple[str, ...],
-    preview: bool,
-    why: str,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def command(package: str, on: tuple[str, ...], preview: bool, why: str, given: Given) -> None:
     """Switch auto_run of PKG on; with --on let these nodes run it again. What is idle starts.
 
     Where no daemon runs: let this node (or --node) run it again after `critical` switched it off here.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there = offices(setup.places, node)
+    setup = given.setup()
+    there = offices(setup.places, given.node)
     if there and there[0].has(package):
         _cluster(there[0], package, on, preview, why)
         return

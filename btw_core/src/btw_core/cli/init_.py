@@ -38,17 +38,15 @@ _TOML = """\
 @click.command
 @click.option("--cluster", metavar="NAME", help="Name of the cluster.")
 @setup_options
-def command(
-    cluster: str | None, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def command(cluster: str | None, given: Given) -> None:
     """Create a cluster: btw.toml (if there is none), the directories, and the records of all packages in the store.
 
     Once for each cluster; refused when its store has one already. On further nodes only copy btw.toml.
     """
     from ..places import places
 
-    given = Given(dir, node, lock, plugins).absolute()
-    file = places(dir).config
+    given = given.absolute()
+    file = places(given.dir).config
     written = False
     if not file.exists():
         file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

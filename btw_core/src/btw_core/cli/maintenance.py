@@ -13,16 +13,13 @@ from .office import office, why_option
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
 @why_option
 @setup_options
-def command(
-    package: str, switch: str, why: str, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def command(package: str, switch: str, why: str, given: Given) -> None:
     """While it is on failures of PKG are noted and passed over: nothing is healed, stopped or moved for them.
     A lost lock, a lost node and what a person asks for count as ever.
 
     `off` is refused while the package is not healthy where it runs: it would fail at once.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     holder = next(iter(there.package(package).at), "")
     there.ask("maintenance", package=package, on=switch == "on", why=why)
     click.echo(f"maintenance of {package} is {switch}{f'; it is on {holder}' if holder else ''}")

@@ -17,23 +17,12 @@ from .office import follow, foresee, office, play, preview_option, wait_option, 
 @why_option
 @wait_option
 @setup_options
-def command(
-    package: str,
-    to: str | None,
-    preview: bool,
-    why: str,
-    wait: float,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def command(package: str, to: str | None, preview: bool, why: str, wait: float, given: Given) -> None:
     """Move PKG, with what has to be on its node, to NODE (without NODE: to the next of its nodes that can).
 
     Refused where it could not run there. Says first what will happen, waits, and says for how long it was not up.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     words = f"move {package} to {to}" if to else f"move {package}"
     before = dict(there.package(package).at)
     if preview:

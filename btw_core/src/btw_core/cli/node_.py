@@ -18,10 +18,9 @@ def command() -> None:
 
 @command.command("list")
 @setup_options
-def list_(dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
+def list_(given: Given) -> None:
     """Show every node that the cluster knows, and what it runs."""
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     rows = [["NODE", "STATE", "RUNS"]]
     for name, each in there.view.nodes.items():
         runs = [package for package, view in sorted(there.view.packages.items()) if name in view.at]
@@ -37,22 +36,13 @@ def list_(dir: str | None, node: str | None, lock: str | None, plugins: str | No
 @why_option
 @wait_option
 @setup_options
-def drain(
-    name: str | None,
-    preview: bool,
-    why: str,
-    wait: float,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def drain(name: str | None, preview: bool, why: str, wait: float, given: Given) -> None:
     """Have NODE (this one) run nothing, until `btw node resume`: what it runs goes to others, in order.
 
     Waits until nothing is left there. What no other node can run is halted.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there, name = office(setup.places, setup.config.node), name or setup.config.node
+    setup = given.setup()
+    there, name = office(setup), name or setup.config.node
     words = f"node {name} drained"
     if preview:
         play(there.view, words)
@@ -80,12 +70,10 @@ def _empty(there: Office, name: str, seconds: float) -> list[str]:
 @click.argument("name", metavar="[NODE]", required=False)
 @preview_option
 @setup_options
-def resume(
-    name: str | None, preview: bool, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def resume(name: str | None, preview: bool, given: Given) -> None:
     """Let NODE (this one) take part again."""
-    setup = Given(dir, node, lock, plugins).setup()
-    there, name = office(setup.places, setup.config.node), name or setup.config.node
+    setup = given.setup()
+    there, name = office(setup), name or setup.config.node
     words = f"node {name} resumed"
     if preview:
         play(there.view, words)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..cluster import ClusterView, PackageView
     from ..placement import Decision
     from ..places import Places
+    from ..settings import Setup
 
 #: Seconds between two looks while a command waits.
 LOOK = 0.03
@@ -152,9 +153,9 @@ def offices(places: Places, node: str | None = None) -> list[Office]:
         time.sleep(LOOK)
 
 
-def office(places: Places, node: str | None) -> Office:
-    """Leaves with exit code 1 when none answers."""
-    found = offices(places, node)
+def office(setup: Setup) -> Office:
+    """This node's, or another's on this computer. Leaves with exit code 1 when none answers."""
+    found = offices(setup.places, setup.config.node)
     if not found:
         fail("no daemon answers on this computer: btw daemon -d (or systemctl start btw)")
     return found[0]

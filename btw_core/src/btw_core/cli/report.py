@@ -37,11 +37,11 @@ _ADDRESS = re.compile(r"//[^/@\s]*@")
 @click.command
 @click.option("-o", "--output", "file", metavar="FILE", help="Default: btw-report-NODE-TIME.tar.gz here.")
 @setup_options
-def command(file: str | None, dir: str | None, node: str | None, lock: str | None, plugins: str | None) -> None:
+def command(file: str | None, given: Given) -> None:
     """Pack configuration, journals, logs, status of the managers here, the cluster's picture and the store's records
     into one archive, for a ticket. Passwords and keys are left out.
     """
-    setup = Given(dir, node, lock, plugins).setup()
+    setup = given.setup()
     target = Path(file or f"btw-report-{setup.config.node}-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     parts: dict[str, str | bytes] = {}
     for name, make in _PARTS.items():

@@ -12,12 +12,9 @@ from .office import explain, office, preview_option
 @packages_argument(required=True, several=False)
 @preview_option
 @setup_options
-def command(
-    package: str, preview: bool, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def command(package: str, preview: bool, given: Given) -> None:
     """Forget what failures and people have switched: auto_run of PKG as configured, every node on, no order."""
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     view = there.package(package)
     for what, switch in [("auto_run", view.switch), *((f"off on {name}", each) for name, each in view.off.items())]:
         if switch is not None:

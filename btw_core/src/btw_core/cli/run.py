@@ -15,21 +15,13 @@ from .keeping import become, detach, keeper, manage
 @click.option("-d", "--detach", "away", is_flag=True, help="In the background; returns once the manager answers.")
 @click.option("--kept", is_flag=True, hidden=True, help="Be the manager that a keeper looks after.")
 @setup_options
-def command(
-    packages: tuple[str, ...],
-    away: bool,
-    kept: bool,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def command(packages: tuple[str, ...], away: bool, kept: bool, given: Given) -> None:
     """Keep the packages PKG running on exactly one node: this one, or any other that runs them too.
 
     Shows the journal. Ctrl-C (INT), TERM and HUP halt the packages here, in order; once more says what it waits for.
     USR1 goes on with the btw that is installed now, without stopping anything.
     """
-    given = Given(dir, node, lock, plugins).absolute()
+    given = given.absolute()
     setup, slot = given.setup(), packages[0]
     own = keeper(setup, slot, ["run", "--kept", *packages, *given.options()])
     if away:

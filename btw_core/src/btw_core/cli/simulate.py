@@ -30,10 +30,7 @@ def command(
     file: str | None,
     nodes: str | None,
     known: bool,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
+    given: Given,
     as_json: bool,
 ) -> None:
     """Show what the nodes would do as things stand, then after each FAULT, until they are at rest.
@@ -47,7 +44,7 @@ def command(
     if known:
         click.echo("\n".join(f"{words:<22}{meaning}" for words, (_, meaning) in FAULTS.items()))
         return
-    view = _view(file) if file else _configured(Given(dir, node, lock, plugins), nodes)
+    view = _view(file) if file else _configured(given, nodes)
     _refuse_flaws(view)
     try:
         played = play(view, faults)

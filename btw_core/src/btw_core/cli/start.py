@@ -17,23 +17,12 @@ from .office import follow, foresee, office, play, preview_option, wait_option, 
 @why_option
 @wait_option
 @setup_options
-def command(
-    packages: tuple[str, ...],
-    on: str | None,
-    preview: bool,
-    why: str,
-    wait: float,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-) -> None:
+def command(packages: tuple[str, ...], on: str | None, preview: bool, why: str, wait: float, given: Given) -> None:
     """Run the packages PKG by hand; auto_run stays as it is. Says first what will happen, then waits until they are up.
 
     Exit code 1: refused, or not up in time, with the reason and the command that mends it.
     """
-    setup = Given(dir, node, lock, plugins).setup()
-    there, code = office(setup.places, setup.config.node), 0
+    there, code = office(given.setup()), 0
     for name in packages:
         there.package(name)
         words = f"run {name} on {on}" if on else f"run {name}"

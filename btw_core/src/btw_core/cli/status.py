@@ -44,23 +44,15 @@ _QUIET = ("stand-by", "running", "starting", "unknown", "halted")
 @click.option("--line", "as_lines", is_flag=True, help="One greppable line for each fact.")
 @setup_options
 @json_option
-def command(
-    packages: tuple[str, ...],
-    as_lines: bool,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-    as_json: bool,
-) -> None:
+def command(packages: tuple[str, ...], as_lines: bool, given: Given, as_json: bool) -> None:
     """Show the packages PKG (all without PKG) as the managers on this computer see them, of all nodes that run here,
     those that nobody runs here, and where daemons of other computers have them."""
-    setup = Given(dir, node, lock, plugins).setup()
+    setup = given.setup()
     everyone, troubles = managers(setup.places)
-    found = [(path, answer) for path, answer in everyone if node is None or answer["node"] == node]
+    found = [(path, answer) for path, answer in everyone if given.node in (None, answer["node"])]
     rows: list[Package] = [_closely(package, answer) for _, answer in found for package in answer["packages"]]
     managed = {(package["package"], answer["node"]) for _, answer in everyone for package in answer["packages"]}
-    there = next(iter(offices(setup.places, node)), None)
+    there = next(iter(offices(setup.places, given.node)), None)
     rows += _elsewhere(there, rows) if there else []
     rows += _idle(setup, {row["package"] for row in rows}, managed, troubles)
     for _, answer in found:

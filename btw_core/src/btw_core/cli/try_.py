@@ -27,15 +27,7 @@ BUSY, UNAVAILABLE = 75, 69
 @click.argument("action", type=click.Choice(["start", "stop", "status"]))
 @setup_options
 @json_option
-def command(
-    package: str,
-    action: str,
-    dir: str | None,
-    node: str | None,
-    lock: str | None,
-    plugins: str | None,
-    as_json: bool,
-) -> None:
+def command(package: str, action: str, given: Given, as_json: bool) -> None:
     """Do one thing with the package PKG on this node, and end.
 
     start: get the lock, start it, and leave it up (`btw run` goes on with it; the lock is not renewed until then).
@@ -44,7 +36,6 @@ def command(
 
     start and stop are refused with exit code 75 while another node holds the lock.
     """
-    given = Given(dir, node, lock, plugins)
     setup = given.setup()
     if action == "status":
         sys.exit(asyncio.run(_look(setup, package, given, as_json)))

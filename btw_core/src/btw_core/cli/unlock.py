@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 @packages_argument(required=True, several=False)
 @click.option("--confirmed", is_flag=True, help="I made sure that it is down on every node.")
 @setup_options
-def command(
-    package: str, confirmed: bool, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def command(package: str, confirmed: bool, given: Given) -> None:
     """Free the lock of PKG at once, whoever holds it, and forgive what is not known of former holders.
 
     Only when you made sure that PKG is down on every node: otherwise it will run twice. Without --confirmed it says
@@ -30,7 +28,7 @@ def command(
     from ..lease import first, unlocked
     from ..plugins import Plugins
 
-    setup = Given(dir, node, lock, plugins).setup()
+    setup = given.setup()
     if not confirmed:
         before, _ = change(setup, package, lambda record: record)
         click.echo(_explain(package, before))

@@ -12,13 +12,10 @@ from .office import explain, office
 @packages_argument(required=True, several=False)
 @click.option("--on", "on", metavar="NODE", help="Only for this node.")
 @setup_options
-def command(
-    package: str, on: str | None, dir: str | None, node: str | None, lock: str | None, plugins: str | None
-) -> None:
+def command(package: str, on: str | None, given: Given) -> None:
     """Say what decides where PKG runs: switch, order, lock, dependency or policy, for every node, and which command
     changes it."""
-    setup = Given(dir, node, lock, plugins).setup()
-    there = office(setup.places, setup.config.node)
+    there = office(given.setup())
     if there.trouble:
         click.echo(f"btw: the picture may be old: {there.trouble}", err=True)
     explain(there, package, on)
