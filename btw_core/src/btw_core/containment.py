@@ -135,7 +135,7 @@ def settle_in(here: Containment) -> None:
 # ---- cgroup v2 --------------------------------------------------------------------------------------------------
 def find_cgroup_root(home: str) -> str | None:
     """Make and return the directory for `Cgroups`, MOUNT/OWN_CGROUP/btw/HOME; None where it cannot be used."""
-    own = _own_cgroup()
+    own = own_cgroup()
     if own is None:
         return None
     root = own / "btw" / home
@@ -151,7 +151,8 @@ def find_cgroup_root(home: str) -> str | None:
     return str(root) if usable else None
 
 
-def _own_cgroup() -> Path | None:
+def own_cgroup() -> Path | None:
+    """The directory of this process's cgroup; None where there is none of version 2, or it is mounted nowhere."""
     paths = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
     return _directory(paths[0]) if paths else None
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import secrets
-import select
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Address
-from pathlib import Path
 
 from btw_core import Context, Failed
 from btw_core.clock import boot_id, boottime
-from btw_core.command import alive
-from btw_core.containment import kill_process
-from btw_core.resource import Process
 
-from . import connections, herald
+from . import connections, heralds
 from .choice import Choice, choose
 from .kernel import DADFAILED, LABEL, LONGEST, TENTATIVE, Found, Kernel, Link
 from .monitor import Monitor
@@ -30,8 +22,6 @@ from .wire import Wire, announce, ask
 
 #: Seconds within which `heals` are counted.
 MINUTE = 60.0
-#: Seconds for a herald to be gone after SIGKILL.
-KILL = 2.0
 #: Seconds between two looks at how far the kernel's duplicate detection is.
 PAUSE = 0.01
 
@@ -83,7 +73,7 @@ def stop(vip: Vip, ctx: Context) -> None:
     has the address in another place where this plugin did not put it."""
     with _refusals(vip):
         _forget_other_boots(ctx)
-        _end_herald(ctx)
+        heralds.end(ctx)
         kernel = ctx.shared(Monitor).kernel
         link = _place(vip, ctx, kernel)
         if link is not None:
@@ -232,13 +222,8 @@ def _proclaim(vip: Vip, ctx: Context, wire: Wire) -> None:
     """At once from here, later from the herald."""
     announce(wire, vip.address.ip, BURST, ctx.recheck)
     link = wire.link
-    process = _herald(ctx)
-    known = process is not None and alive(process) and ctx.state.get("interface") == link.name
-    if vip.refresh and not known:
-        _end_herald(ctx)
-        name = f"btw-vip-{secrets.token_hex(8)}"
-        process = ctx.spawn([sys.executable, "-I", "-S", str(Path(herald.__file__)), name, link.name])
-        ctx.state["herald"] = {"name": name, "pid": process.pid, "start_time": process.start_time}
+    if vip.refresh:
+        heralds.leave(ctx, link.name)
     ctx.state.update(interface=link.name, since=boottime(), boot=boot_id())
 
 
@@ -255,27 +240,7 @@ def _end_connections(vip: Vip, ctx: Context) -> None:
         ctx.log(f"{vip.address}: {ended} connections from it were still there: ended")
 
 
-def _herald(ctx: Context) -> Process | None:
-    known = ctx.state.get("herald")
-    return Process(pid=known["pid"], start_time=known["start_time"]) if known else None
-
-
 def _forget_other_boots(ctx: Context) -> None:
     """Instants, pids and interfaces mean nothing in another boot."""
     if ctx.state.get("boot", "") != boot_id():
         ctx.state.clear()
-
-
-def _end_herald(ctx: Context) -> None:
-    """One that is not known any more is the core's sweep's business; nobody tells it to speak."""
-    process = _herald(ctx)
-    if process is not None and alive(process):
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(process.pid)
-            try:
-                kill_process(process)
-                if not select.select([descriptor], [], [], min(KILL, ctx.remaining()))[0]:
-                    raise Failed(f"the herald (pid {process.pid}) survives SIGKILL")
-            finally:
-                os.close(descriptor)
-    ctx.state.pop("herald", None)
