@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from btw_core.disk import Busy, FileDisk
+from btw_core.disk import LARGEST, Busy, FileDisk
 from btw_core.identity import incarnation
 from btw_core.types import Incarnation, Saved
 
@@ -63,7 +66,7 @@ def test_news_of_another_boot_are_none(disk: FileDisk, torn: bytes) -> None:
     mine = life()
     before = Saved(incarnation=msgspec.structs.replace(mine, boot="another"), term=7)
     disk.save("web", before)
-    for content in (msgspec.json.encode(msgspec.structs.replace(before, term=3, may_be_up=True)), torn):
+    for content in (msgspec.json.encode(msgspec.structs.replace(before, term=3, may_be_up=True)) + b"\n", torn):
         (disk.directory / "web.now").write_bytes(content)
         assert FileDisk(disk.directory).load("web") == before
     disk.save("web", Saved(incarnation=mine, term=8))
@@ -133,8 +136,63 @@ def test_a_failed_save_keeps_what_was_there(disk: FileDisk) -> None:
     disk.save("web", before)
     (disk.directory / "web.tmp").mkdir()  # in the way of the new content
     with pytest.raises(OSError, match="directory"):
-        disk.save("web", Saved(incarnation=life(), term=2))
+        FileDisk(disk.directory).save("web", Saved(incarnation=life(), term=2))
     assert disk.load("web") == before
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_line_for_which_there_is_no_room(disk: FileDisk, room: int) -> None:
+    """None of it stays, and the next one counts."""
+    first = Saved(incarnation=life(), term=1)
+    disk.save("web", first)
+    up = msgspec.structs.replace(first, may_be_up=True)
+    with _room(disk.directory / "web.now", room), pytest.raises(OSError, match=r"web\.now"):
+        disk.save("web", up)
+    assert disk.load("web") == first
+    disk.save("web", up)
+    assert disk.load("web") == up
+
+
+@contextmanager
+def _room(file: Path, size: int) -> Iterator[None]:
+    """Files of this process get no larger than this one and `size` bytes (setrlimit(2))."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_the_last_whole_line_counts(disk: FileDisk) -> None:
+    """A manager that was killed while it wrote has not saved that; the next one goes on behind it."""
+    first = Saved(incarnation=life(), term=1)
+    disk.save("web", first)
+    up = msgspec.structs.replace(first, may_be_up=True)
+    disk.save("web", up)
+    file = disk.directory / "web.now"
+    assert file.read_bytes().count(b"\n") == 2
+    with file.open("ab") as stream:
+        stream.write(file.read_bytes()[:50])
+    after = FileDisk(disk.directory)
+    assert after.load("web") == up
+    assert after.known("web")
+    after.save("web", first)
+    assert after.load("web") == first
+
+
+def test_the_last_word_does_not_grow_for_ever(disk: FileDisk) -> None:
+    """It is written anew now and then; each time what was saved last is there."""
+    saved = Saved(incarnation=life(), term=1)
+    largest = 0
+    for number in range(1000):
+        saved = msgspec.structs.replace(saved, pending=(f"a.{number}",))
+        disk.save("web", saved)
+        largest = max(largest, (disk.directory / "web.now").stat().st_size)
+        if number % 100 == 0:
+            assert disk.load("web") == saved
+    assert disk.load("web") == saved
+    assert largest <= LARGEST < 1000 * len(msgspec.json.encode(saved))
 
 
 def test_a_full_disk_is_named_with_the_file(disk: FileDisk) -> None:

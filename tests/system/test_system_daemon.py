@@ -177,11 +177,13 @@ def test_a_daemon_leaves_to_a_run_what_that_has(daemons: Daemons) -> None:
 def test_commands_over_a_manager_that_dies(daemons: Daemons) -> None:
     """Whoever waits for it waits for the next one; whoever was not answered is told that it is not known."""
     alone(daemons, "web")
+    alone(daemons, "app")
     started(daemons, "n1", "n2")
-    daemons.settles(web="n1")
+    daemons.settles(web="n1", app="n1")
     pid = daemons.status("n1")["pid"]
     os.kill(pid, signal.SIGSTOP)
-    words = ["move", "web", "n2"], ["status"], ["disable", "web"], ["reset", "web"], ["maintenance", "web", "on"]
+    # `reset web` could come before the move, and forget its order
+    words = ["move", "web", "n2"], ["status"], ["disable", "web"], ["reset", "app"], ["maintenance", "web", "on"]
     where = ["--dir", str(daemons.directory), "--node", "n1"]
     command = [sys.executable, "-m", "btw_core.cli"]
     pipe, both = subprocess.PIPE, subprocess.STDOUT

@@ -1,14 +1,17 @@
 """The node's memory, and a lock that one manager holds for its whole life.
 
-Two JSON files for each package. PKG.now is the last word, for the boot in which it was written: a manager that is
-killed loses nothing of it, for the page cache outlives processes. PKG.json is on the disk for good, and says what
-counts after a crash of the computer, when nothing is up any more: the highest term, and whether the package is switched
-off here. So an fsync(2), which takes some ms on many disks, is not in the way of a start or a release.
+Two files of JSON lines for each package; the last whole line counts. PKG.now is the last word, for the boot in which it
+was written: a manager that is killed loses nothing of it, for the page cache outlives processes. PKG.json is on the
+disk for good, and says what counts after a crash of the computer, when nothing is up any more: the highest term, and
+whether the package is switched off here. So an fsync(2), which takes some ms on many disks, is not in the way of a
+start or a release. Nor is a rename(2) over PKG.now, for which ext4 begins to write what is in it (`auto_da_alloc`,
+ext4(5)): lines are appended, and one that a kill has torn is a save that has not been.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
@@ -19,6 +22,9 @@ import msgspec
 
 from .clock import boot_id
 from .types import Saved
+
+#: Bytes of PKG.now after which it is written anew.
+LARGEST = 64 * 1024
 
 
 class Busy(Exception):
@@ -97,25 +103,40 @@ class FileDisk:
         name, where = glob.escape(package), glob.escape(self.directory.name) if here else "*"
         for path in (each for end in ("json", "now") for each in self.directory.parent.glob(f"{where}/{name}.{end}")):
             try:
-                saved = msgspec.json.decode(path.read_bytes(), type=Saved)
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError):  # whatever it is, it is about this package
+                saved = _read(path, package)
+            except ValueError:  # whatever it is, it is about this package
                 return True
-            if saved.term > 0 or saved.may_be_up:
+            if saved is not None and (saved.term > 0 or saved.may_be_up):
                 return True
         return False
 
     def save(self, package: str, saved: Saved, *, durable: bool = True) -> None:
         """See `ports.Disk`. Blocks for two fsyncs when what lasts has changed, and hardly otherwise. Raises OSError;
-        then each file still has its former content."""
+        then the file that it names still has its former content."""
         data, path = msgspec.json.encode(saved) + b"\n", self._path(package)
-        if self._written.get(package) != data:
+        former = self._written.pop(package, None)
+        if former is None:  # the last line may be torn: another life's, or of a save that failed
             self._write(path.with_suffix(".now"), data, lasting=False)
-            self._written[package] = data
+        elif former != data:
+            self._append(path.with_suffix(".now"), data)
+        self._written[package] = data
         if durable and self._durable.get(package) != saved.lasting:
             self._write(path, data, lasting=True)
             self._durable[package] = saved.lasting
+
+    def _append(self, path: Path, data: bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size + len(data) > LARGEST:
+                self._write(path, data, lasting=False)
+            elif os.write(descriptor, data) < len(data):
+                os.ftruncate(descriptor, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # write(2) names no file
+        finally:
+            os.close(descriptor)
 
     def _write(self, path: Path, data: bytes, *, lasting: bool) -> None:
         temporary = path.with_suffix(".tmp")
@@ -149,7 +170,7 @@ class FileDisk:
 
 def _read(path: Path, package: str) -> Saved | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Saved)
+        return msgspec.json.decode(path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[2], type=Saved)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # an OSError: of this file, as a bad sector is
