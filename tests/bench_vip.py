@@ -26,7 +26,8 @@ from netns.vips import V4, Sight
 
 from btw_core.clock import boottime
 
-VIP = f'[[resource]]\ntype = "vip"\naddress = "{V4}/24"\ninterface = "{ETHERNET}"\n'
+#: Each round deletes it once: not to be taken for somebody who fights for it.
+VIP = f'[[resource]]\ntype = "vip"\naddress = "{V4}/24"\ninterface = "{ETHERNET}"\nheals = 99\n'
 #: Seconds without a fault before each, and for which two holders are looked for where nothing ends them.
 CALM, LOOKING = 1.5, 2.0
 ADDRESSES = 150

@@ -6,6 +6,7 @@ The packages are looked at where they are installed, so that the rules hold for 
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib.util
 import re
@@ -74,6 +75,7 @@ def distributions() -> list[str]:
     return ["btw_core", *sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 
+@functools.cache
 def sources(package: str = "btw_core") -> dict[Path, ast.Module]:
     """Every source file, by its path below the package."""
     top = installed(package)
