@@ -171,10 +171,10 @@ def btw_resource_types():
 def test_run_refuses_what_it_does_not_obey(checker: Checker, head: str, key: str) -> None:
     """Rather than pass over it in silence; written as the default it is accepted."""
     checker.package("web", POOL.format("web"), head=head)
-    found = configured([str(checker.directory), "n1", "", "", "web"])
+    found = configured([str(checker.directory), "n1", "", "", "", "web"])
     assert [problem.key for problem in found.problems] == [key] and not found.packages
     checker.package("web", POOL.format("web"), head="auto_run = true\n")
-    found = configured([str(checker.directory), "n1", "", "", "web"])
+    found = configured([str(checker.directory), "n1", "", "", "", "web"])
     assert not found.problems and list(found.packages) == ["web"]
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +110,42 @@ def test_what_is_up_is_kept_over_files_that_are_broken_or_gone(daemons: Daemons)
     assert "- package web" in daemons.btw("apply")
     daemons.settles(app="n1")
     assert begun(daemons, "web") == begun(daemons, "app") == ["n1"]
+
+
+@pytest.mark.parametrize("daemons", ["local"], indirect=True)
+def test_what_is_up_is_kept_over_a_broken_btw_toml(daemons: Daemons) -> None:
+    """Its manager and the zygote are killed while btw.toml is broken: others go on with it as it was. Mended, it is
+    taken over by an upgrade in place."""
+    alone(daemons, "web")
+    started(daemons, "n1", "n2")
+    daemons.settles(web="n1")
+    file, copy = daemons.directory / "btw.toml", daemons.directory / "run" / "n1" / "@daemon.toml"
+    file.write_text('forming = "soon"\n')
+    daemons.until(kill_manager(daemons, "n1"))
+    daemons.settles(web="n1")
+    os.kill(zygote(daemons.status("n1")["pid"]), signal.SIGKILL)
+    assert "btw.toml:1: forming:" in daemons.btw("status", code=78)
+    file.write_text("forming = 3\n")
+    assert "goes on with btw.toml as it was when nothing was up here" in daemons.btw("events")
+    daemons.settles(web="n1")
+    pid = daemons.status("n1")["pid"]
+    daemons.keepers["n1"].send_signal(signal.SIGUSR1)
+    daemons.until(lambda: daemons.status("n1")["pid"] != pid)
+    daemons.settles(web="n1")
+    assert copy.read_text() == file.read_text() and copy.stat().st_mode & 0o777 == 0o600
+    assert begun(daemons, "web") == ["n1"]
+    daemons.end("n1")
+    assert not copy.exists()
+
+
+def zygote(manager: int) -> int:
+    """The child of that manager that forks its operations."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == manager and b"btw_core.zygote" in (path.parent / "cmdline").read_bytes():
+                return int(path.parent.name)
+    raise AssertionError("no zygote")
 
 
 @pytest.mark.parametrize("daemons", ["local"], indirect=True)

@@ -16,10 +16,10 @@ from .settings import load_setup
 
 
 def configured(arguments: Sequence[str]) -> Inventory:
-    """The usual loader. Arguments: DIR NODE LOCK PLUGINS ("" = not given) and names of packages; none: all that are for
-    this node, for a daemon."""
-    directory, node, lock, restrict, *names = arguments
-    setup = load_setup(directory or None, node or None, lock or None, restrict or None)
+    """The usual loader. Arguments: DIR NODE LOCK PLUGINS COPY ("" = not given) and names of packages; none: all
+    that are for this node, for a daemon."""
+    directory, node, lock, restrict, copy, *names = arguments
+    setup = load_setup(directory or None, node or None, lock or None, restrict or None, copy or None)
     config, plugins = setup.config, Plugins(setup.restrict)
     problems: list[Problem] = []
     everything: list[Package] = []

@@ -62,9 +62,9 @@ class Node:
 
     `goal(manager)` is asked after every step: an exit code ends the run at once, leaving everything as it is.
 
-    `arguments` are DIR NODE LOCK PLUGINS as they were given ("" = not), for the zygote, which reads the configuration
-    by itself. `screen` shows the journal. `keeper` is the command of another keeper, see `Kept`; () for a goal.
-    `unheeded`: what of the configuration does not count yet.
+    `arguments` are DIR NODE LOCK PLUGINS COPY as they were given ("" = not), for the zygote, which reads the
+    configuration by itself. `screen` shows the journal. `keeper` is the command of another keeper, see `Kept`; () for a
+    goal. `unheeded`: what of the configuration does not count yet.
     """
 
     def __init__(

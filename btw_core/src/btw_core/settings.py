@@ -120,12 +120,18 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_setup(
-    dir: str | None = None, node: str | None = None, lock: str | None = None, plugins: str | None = None
+    dir: str | None = None,
+    node: str | None = None,
+    lock: str | None = None,
+    plugins: str | None = None,
+    copy: str | None = None,
 ) -> Setup:
-    """Places, btw.toml and what the command line says over it. Blocks on the disk. Raises ConfigError."""
+    """Places, btw.toml, or a `copy` of it, and what the command line says over it. Blocks on the disk. Raises
+    ConfigError."""
     where = places(dir)
     said = {key: value for key, value in (("node", node), ("lock", lock)) if value is not None}
-    return Setup(places=where, config=load_config(where.config, said), restrict=words(plugins))
+    config = load_config(Path(copy) if copy else where.config, said, base=where.config.parent)
+    return Setup(places=where, config=config, restrict=words(plugins))
 
 
 def words(plugins: str | None) -> tuple[str, ...] | None:
@@ -133,9 +139,9 @@ def words(plugins: str | None) -> tuple[str, ...] | None:
     return None if plugins is None else tuple(filter(None, map(str.strip, plugins.split(","))))
 
 
-def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig:
-    """`btw.toml` (a missing one is all defaults); `said` is what the command line says for `node` and `lock`.
-    Raises ConfigError with every problem."""
+def load_config(file: Path, said: Mapping[str, str] | None = None, *, base: Path | None = None) -> NodeConfig:
+    """`btw.toml` (a missing one is all defaults); `said` is what the command line says for `node` and `lock`; relative
+    paths begin at `base`, where it is by default. Raises ConfigError with every problem."""
     said = said or {}
     reader = Reader(load(file, optional=True))
     elsewhere = dict.fromkeys(keys(PackageTable), "below [package] in a package file")
@@ -147,7 +153,7 @@ def load_config(file: Path, said: Mapping[str, str] | None = None) -> NodeConfig
             where = "" if key in reader.document.data else " (it comes from the host name)"
             reader.problem(f'found "{values[key]}"{where}, allowed: {NAME_RULE}', f'set {key} = "..."', key)
     if "lock" in values:
-        values["lock"] = _lock(values["lock"], file.parent)
+        values["lock"] = _lock(values["lock"], base or file.parent)
         if "lock" not in said and _SECRET.search(values["lock"]):
             text = "a user or password stands in it, where logs show it (not shown here)"
             reader.problem(text, "write them below [plugins.SCHEME], and change this password", "lock")

@@ -19,12 +19,17 @@ if sys.argv[1:]:
 
 
 class Trial:
-    """Imports the new code and runs its `btw check` of the manager's packages, in a process of its own."""
+    """Imports the new code and runs its `btw check` of the manager's packages (a daemon's: all), in a process of its
+    own."""
 
     def __init__(self, manager: Sequence[str]) -> None:
-        """`manager` is the manager's command, `... run --kept PKG... OPTIONS`. Raises OSError."""
-        check = ["check" if word == "run" else word for word in manager if word != "--kept"]
-        words = [sys.executable, "-P", "-c", _TRIES, *(check if "--kept" in manager else ())]
+        """`manager` is the manager's command, `... run --kept PKG... OPTIONS` or `... daemon --kept OPTIONS`. Raises
+        OSError."""
+        check: list[str] = []
+        if "--kept" in manager:
+            at = manager.index("--kept")
+            check = [*manager[: at - 1], "check", *manager[at + 1 :]]
+        words = [sys.executable, "-P", "-c", _TRIES, *check]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(words, stdin=quiet, stdout=quiet, start_new_session=True)
         self._until = boottime() + LONGEST

@@ -37,6 +37,7 @@ class Given(NamedTuple):
     node: str | None = None
     lock: str | None = None
     plugins: str | None = None
+    copy: str | None = None  # of btw.toml, to be read instead: no option
 
     def setup(self) -> Setup:
         """Raises ConfigError."""
@@ -56,7 +57,8 @@ class Given(NamedTuple):
 
     def options(self) -> list[str]:
         """For another btw."""
-        return [word for key, value in self._asdict().items() if value is not None for word in (f"--{key}", value)]
+        words = {key: value for key, value in self._replace(copy=None)._asdict().items() if value is not None}
+        return [word for key, value in words.items() for word in (f"--{key}", value)]
 
 
 def setup_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -23,10 +23,11 @@ def command(away: bool, kept: bool, given: Given) -> None:
     anything. `btw apply` takes changed package files over.
     """
     given = given.absolute()
+    manager = ["daemon", "--kept", *given.options()]
+    if kept:
+        sys.exit(manage(given, (), SLOT, manager, sys.stdout))
     setup = given.setup()
-    own = keeper(setup, SLOT, ["daemon", "--kept", *given.options()])
+    own = keeper(setup, SLOT, manager)
     if away:
         sys.exit(detach(setup, SLOT, own, "daemon"))
-    if not kept:
-        become(setup, own)
-    sys.exit(manage(setup, (), given.arguments(), own, sys.stdout))
+    become(setup, own)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
-from .common import fail
+from .common import Given, fail
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,22 +42,30 @@ def become(setup: Setup, command: list[str]) -> NoReturn:
     os.execv(command[0], command)
 
 
-def manage(setup: Setup, packages: Sequence[str], arguments: Sequence[str], command: list[str], screen: TextIO) -> int:
+def manage(given: Given, packages: Sequence[str], slot: str, manager: Sequence[str], screen: TextIO) -> int:
     """Be the manager that a keeper with its command in the environment looks after; no packages: a daemon. Returns
-    the exit code."""
+    the exit code. Raises ConfigError, OSError."""
     import asyncio
     import json
+    from pathlib import Path
 
     from ..kept import outdated
     from ..node import run_node
-    from ..pulse import KEEPER
+    from ..pulse import KEEPER, LEFT
+    from ..settled import forget, settled
 
     kept = json.loads(os.environ.pop(KEEPER))
-    changed = outdated(kept, command)
+    pulse = Path(kept[kept.index("--pulse") + 1])
+    copy, unheeded = settled(pulse, given.dir, given.node, given.lock)
+    given = given._replace(copy=str(copy) if copy else None)
+    setup = given.setup()
+    changed = outdated(kept, keeper(setup, slot, manager))
     if changed:
-        changed = f"btw.toml was changed, but its keeper does what it was started with: {changed}; to change that, halt"
-        changed += " the packages and begin again (systemctl restart btw)"
-    return asyncio.run(run_node(setup, packages, arguments, screen=screen, keeper=kept, unheeded=changed))
+        unheeded = f"btw.toml was changed, but its keeper does what it was started with: {changed}; to change that,"
+        unheeded += " halt the packages and begin again (systemctl restart btw)"
+    code = asyncio.run(run_node(setup, packages, given.arguments(), screen=screen, keeper=kept, unheeded=unheeded))
+    forget(pulse, replaced=code == LEFT)
+    return code
 
 
 def detach(setup: Setup, slot: str, command: list[str], name: str) -> int:

@@ -21,11 +21,12 @@ def command(packages: tuple[str, ...], away: bool, kept: bool, given: Given) -> 
     Shows the journal. Ctrl-C (INT), TERM and HUP halt the packages here, in order; once more says what it waits for.
     USR1 goes on with the btw that is installed now, without stopping anything.
     """
-    given = given.absolute()
-    setup, slot = given.setup(), packages[0]
-    own = keeper(setup, slot, ["run", "--kept", *packages, *given.options()])
+    given, slot = given.absolute(), packages[0]
+    manager = ["run", "--kept", *packages, *given.options()]
+    if kept:
+        sys.exit(manage(given, packages, slot, manager, sys.stdout))
+    setup = given.setup()
+    own = keeper(setup, slot, manager)
     if away:
         sys.exit(detach(setup, slot, own, f"run {' '.join(packages)}"))
-    if not kept:
-        become(setup, own)
-    sys.exit(manage(setup, packages, given.arguments(), own, sys.stdout))
+    become(setup, own)

@@ -120,7 +120,7 @@ class Bench:
             cgroup=self._cgroup,
             deliver=self._deliver,
             loader="btw_core.testing.strikes:load",
-            arguments=[str(self.directory), "", "", "", PACKAGE],
+            arguments=[str(self.directory), "", "", "", "", PACKAGE],
             environment={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             patience=Patience(answer=min(10.0, self.patience), ping=min(2.0, self.patience / 4)),
         )
