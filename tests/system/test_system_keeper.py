@@ -294,7 +294,7 @@ def test_what_is_up_at_h_is_killed_without_a_manager(cluster: Cluster) -> None:
     half, _ = cluster.halves("n1")
     service = int((cluster.data / "pid").read_text())
     assert proc_stat(service) is not None
-    (cluster.directory / "btw.toml").write_text("broken")  # no other manager can begin
+    (cluster.directory / "packages" / "web").unlink()  # no other manager can begin
     kill(half.pid, half.start)
     cluster.wait("n1", "", event="self_fence")
     cluster.until(lambda: start_of(service) == 0, "the service is killed")
