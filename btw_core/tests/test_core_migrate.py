@@ -14,6 +14,7 @@ import pytest
 
 from btw_core.config import decode_package
 from btw_core.migrate import migrate
+from btw_core.mounts import parse
 from btw_core.plugins import Plugins
 from btw_core.resource import ConfigError
 from btw_core.running import package_file
@@ -82,6 +83,8 @@ MOUNTS = r"""21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
 25 21 8:17 /sub /srv/bind rw - ext4 /dev/sdb1 rw
 26 21 0:44 / /srv/nfs rw - nfs4 192.0.2.7:/export rw
 """
+#: Its directory has a name that is no UTF-8.
+LATIN = "27 21 8:33 / /srv/b\udce9r rw - vfat /dev/sdc1 rw\n"
 UNITS = """\
 apache2.service loaded active running The Apache HTTP Server
 ssh.service     loaded active running OpenBSD Secure Shell server
@@ -147,7 +150,7 @@ def test_the_example_of_back_to_works_own_page() -> None:
     assert left == [] and plain["resource"] == [{"type": "vip", "address": "192.0.2.1/24", "interface": "eth0"}]
 
 
-@pytest.mark.parametrize("text", [migrate("web", SCRIPT).text, package_file("web", fake, MOUNTS)])
+@pytest.mark.parametrize("text", [migrate("web", SCRIPT).text, package_file("web", fake, parse(MOUNTS))])
 def test_the_plugins_take_it(text: str) -> None:
     """Every table is one of its type, with the parameters as the plugin has them now."""
     document = Document(file="web.toml", data=tomllib.loads(text))
@@ -182,7 +185,7 @@ def test_the_command(tmp_path: Path) -> None:
 # ---- from what runs
 def test_what_is_up_becomes_a_package() -> None:
     """Mounts, addresses, units; what is the node's own is a comment with the reason."""
-    text = package_file("web", fake, MOUNTS)
+    text = package_file("web", fake, parse(MOUNTS + LATIN))
     data = tomllib.loads(text)
     assert [each["type"] for each in data["resource"]] == ["fs", "fs", "vip", "vip", "exec"]
     assert [each.get("directory") for each in data["resource"][:2]] == ["/srv/my data", "/srv/nfs"]
@@ -200,7 +203,7 @@ def test_what_is_up_becomes_a_package() -> None:
 def test_nothing_that_could_move_is_said() -> None:
     """A node without a service gets no file, but what to do."""
     with pytest.raises(ConfigError, match="no address, mount or unit is up here"):
-        package_file("web", lambda command: "", MOUNTS.partition("24 ")[0])
+        package_file("web", lambda command: "", parse(MOUNTS.partition("24 ")[0]))
 
 
 def test_the_real_node_can_be_read(tmp_path: Path) -> None:

@@ -99,12 +99,11 @@ def test_a_defect_ends_the_manager_at_once(tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys
 from btw_core.settings import load_setup
-from btw_core.containment import find_cgroup_root, home_of
-from btw_core.node import run_node
+from btw_core.node import Node
 def goal(manager):
     raise RuntimeError("oops")
 setup = load_setup({str(tmp_path)!r}, "n1")
-sys.exit(asyncio.run(run_node(setup, ["web"], [{str(tmp_path)!r}, "n1", "", ""], goal=goal)))
+sys.exit(asyncio.run(Node(setup, ["web"], [{str(tmp_path)!r}, "n1", "", ""], goal=goal).run()))
 """
     (tmp_path / "packages").mkdir()
     text = f'[[resource]]\ntype = "flag"\npath = "{tmp_path}/flag"\n'

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from btw_core.mounts import parse
 from btw_core.store import Record, Store, StoreUnavailable
 from btw_core.store_guard import file_system
 from btw_core.store_local import RESERVE, SCHEMA, LocalStore, btw_stores
@@ -452,10 +453,11 @@ def test_a_directory_or_file_of_somebody_else_is_refused(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "gfs2", "ocfs2", "fuse.sshfs", "hostfs"])
 def test_network_file_systems_are_refused(place: Place, kind: str) -> None:
     """By the type of the mount that holds the path, named in the message with the ways out."""
-    mounts = place.directory / "mountinfo"
-    mounts.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 0:9 / {place.directory} rw - {kind} server:/x rw\n")
+    mountinfo = place.directory / "mountinfo"
+    holding = f"30 27 0:9 / {place.directory} rw - {kind} server:/x rw\n"
+    mountinfo.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n{holding}")
     with pytest.raises(ValueError, match=rf"network file system \({re.escape(kind)}\).*use a local disk"):
-        LocalStore(str(place.path), runtime=place.runtime, mounts=mounts)
+        LocalStore(str(place.path), runtime=place.runtime, mountinfo=mountinfo)
 
 
 def test_the_mount_that_holds_a_path() -> None:
@@ -473,7 +475,7 @@ def test_the_mount_that_holds_a_path() -> None:
         ("/srvx/local.db", "ext4"),
         ("/over/local.db", "cifs"),
     ):
-        assert file_system(Path(path), table) == kind
+        assert file_system(Path(path), parse(table)) == kind
 
 
 def test_an_unsafe_runtime_directory_is_refused(place: Place) -> None:

@@ -338,6 +338,16 @@ def test_what_cannot_be_killed_delays_the_next_only_by_the_grace() -> None:
     assert not case.work.reach
 
 
+def test_a_sweep_that_cannot_be_killed_is_named() -> None:
+    """Not as a sweep of a resource without a name."""
+    case = Case().begins(Verb.STOP, 10, resources=())
+    case.wait(10 + KILL_GRACE)
+    case.begins(Verb.STOP, 10, resources=())
+    case.wait(KILL_GRACE)
+    case.ends()
+    assert case.outcomes[-1] == Outcome(Verb.STOP, False, "still alive: sweep")
+
+
 def test_the_grace_is_for_all_that_was_killed() -> None:
     """With two alive the next is not begun as soon as one of them is gone."""
     case = Case().begins(Verb.START)

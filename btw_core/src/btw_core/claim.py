@@ -102,8 +102,8 @@ class Claim:
     @property
     def free(self) -> bool:
         """Nothing of ours is left in the record, as far as can be told."""
-        holder = self.record.holder if self.record and not self.record.released else None
-        return self._sure and not self._busy and (holder is None or holder.nonce != self.me.nonce)
+        ours = self.record is not None and self.record.held_by(self.me)
+        return self._sure and not self._busy and not ours
 
     def believes(self) -> bool:
         """The lock counts as ours at this very moment."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .command import proc_stat
+from .mounts import mounts
 from .resource import Process
 
 #: Packages that are none: the zygote's and the observers' own places.
@@ -153,18 +154,16 @@ def find_cgroup_root(home: str) -> str | None:
 
 def own_cgroup() -> Path | None:
     """The directory of this process's cgroup; None where there is none of version 2, or it is mounted nowhere."""
-    paths = [line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    paths = [line[3:] for line in _cgroup(os.getpid()).split("\n") if line.startswith("0::")]
     return _directory(paths[0]) if paths else None
 
 
 def _directory(path: str) -> Path | None:
     """Where the cgroup that /proc/PID/cgroup calls `path` is mounted; None: nowhere."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, source = line.partition(" - ")
-        if source.startswith("cgroup2 "):
-            top, mount = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), each) for each in fields.split()[3:5])
+    for mount in mounts():
+        if mount.kind == "cgroup2":
             with contextlib.suppress(ValueError):  # only a part of the hierarchy is mounted there, and another one
-                return Path(mount) / Path(path).relative_to(top)
+                return Path(mount.point) / Path(path).relative_to(mount.root)
     return None
 
 

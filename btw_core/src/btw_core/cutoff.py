@@ -89,7 +89,7 @@ def _members(home: Home, packages: Collection[str]) -> Iterator[tuple[int, int]]
         if not entry.name.isdigit():
             continue
         try:
-            theirs = any(place in f"{(entry / 'cgroup').read_text()}/" for place in places)
+            theirs = any(place in f"{(entry / 'cgroup').read_text(errors='replace')}/" for place in places)
             if not theirs and not home.cgroup:
                 said = (entry / "environ").read_bytes().split(b"\0")
                 theirs = f"BTW_HOME={home.home}".encode() in said and any(cookie in said for cookie in cookies)

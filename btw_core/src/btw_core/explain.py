@@ -18,6 +18,7 @@ from pathlib import Path
 from .clock import boottime
 from .command import describe, proc_stat
 from .containment import Cgroups
+from .mounts import mounts
 
 #: So many processes are looked at closely, and so many open files of each are named.
 PROCESSES, FILES = 8, 4
@@ -55,7 +56,8 @@ def processes(
 
     def inspect(pid: int) -> None:
         with contextlib.suppress(OSError, ValueError):  # it has ended, or is another user's: named without details
-            found[pid] = (look or closely)(pid)
+            # names of files and mounts need not be UTF-8; what is told goes into JSON and to terminals
+            found[pid] = (look or closely)(pid).encode(errors="replace").decode()
 
     threads = [threading.Thread(target=inspect, args=(pid,), daemon=True) for pid in listed[:PROCESSES]]
     for thread in threads:
@@ -144,10 +146,8 @@ def _call(pid: int, files: dict[int, str]) -> str:
 def _mount(path: str) -> str:
     """The mount that holds it, "/srv (nfs4 host:/a)"; "" for the root file system."""
     best, text = 1, ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
+    for mount in mounts():
+        point = mount.point
         if len(point) >= best and point != "/" and (path == point or path.startswith(f"{point}/")):
-            kind, source = after.split()[:2]
-            best, text = len(point), f"{point} ({kind} {source})"
+            best, text = len(point), f"{point} ({mount.kind} {mount.source})"
     return text

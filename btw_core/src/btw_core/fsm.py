@@ -97,21 +97,22 @@ GUARDS: dict[str, Callable[[Situation, Event], bool]] = {
 
 
 def _reason(s: Situation, e: Event) -> Reason:
-    if isinstance(e, ev.HaltAskedFor):
-        return e.reason
-    if isinstance(e, ev.Withdrawn):
-        return Reason.USER
-    if isinstance(e, ev.SurvivorsGone):
-        return s.reason
-    for kind, reason in (
-        (ev.LeaseLost, Reason.LOCK_LOST),
-        (ev.LeftBehind, Reason.LEFT_BEHIND),
-        (ev.StartFailed, Reason.START_FAILED),
-        (ev.StartOverdue, Reason.START_FAILED),
-    ):
-        if isinstance(e, kind):
-            return reason
-    return Reason.CRITICAL if GUARDS["critical"](s, e) else Reason.FAILURE
+    match e:
+        case ev.HaltAskedFor():
+            return e.reason
+        case ev.Withdrawn():
+            return Reason.USER
+        case ev.SurvivorsGone():
+            return s.reason
+        case ev.LeaseLost():
+            return Reason.LOCK_LOST
+        case ev.LeftBehind():
+            return Reason.LEFT_BEHIND
+        case ev.StartFailed() | ev.StartOverdue():
+            return Reason.START_FAILED
+        case ev.HealthSeen(health=Health.CRITICAL):
+            return Reason.CRITICAL
+    return Reason.FAILURE
 
 
 def _stop_deadline(s: Situation, e: Event) -> float:

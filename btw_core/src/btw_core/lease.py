@@ -51,6 +51,10 @@ class PackageRecord(msgspec.Struct, frozen=True, kw_only=True):
     macs: dict[str, tuple[str, ...]] = {}  # node that holds or has held it -> its Ethernet addresses then
     cause: str = ""  # of the last change
 
+    def held_by(self, life: Incarnation) -> bool:
+        """The lock is that very life's; one that was given back is nobody's."""
+        return not self.released and self.holder is not None and self.holder.nonce == life.nonce
+
 
 R = TypeVar("R")
 
@@ -263,7 +267,7 @@ def released(
 ) -> PackageRecord:
     """Given back by its holder; unchanged when `me` does not hold it. `off`: this node is switched off as well.
     `orderly`: see PackageRecord."""
-    if record.released or record.holder is None or record.holder.nonce != me.nonce:
+    if not record.held_by(me):
         return record
     switched = {**record.off, me.node: off} if off else record.off
     return msgspec.structs.replace(record, released=True, orderly=orderly, off=switched, cause=cause)
@@ -288,7 +292,7 @@ def handed_over(before: PackageRecord | None, now: PackageRecord | None) -> bool
 
 def touched(record: PackageRecord, me: Incarnation, cause: str) -> PackageRecord:
     """The same with another cause, so that it gets a new revision; unchanged when `me` does not hold it."""
-    if record.released or record.holder is None or record.holder.nonce != me.nonce:
+    if not record.held_by(me):
         return record
     return msgspec.structs.replace(record, cause=cause)
 

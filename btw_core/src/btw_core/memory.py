@@ -192,7 +192,7 @@ class Memory:
         if state in (State.STANDBY, State.OFF):
             if self.former is not None:
                 lives = {life.nonce for life in self.former.lives}
-                if record.holder is not None and record.holder.nonce in lives and not record.released:
+                if any(record.held_by(life) for life in self.former.lives):
                     if state is State.OFF and self.may_be_up:
                         self._left_behind("switched off here")  # not to be adopted
                     return  # to be adopted
@@ -209,8 +209,8 @@ class Memory:
                 holder = record.holder.node if record.holder else "nobody"
                 self._left_behind(f"term {record.term} is {holder}'s")
                 return
-        own = record.holder is not None and record.holder.nonce == self.me.nonce and not record.released
-        if own and state is State.OFF and not self.may_be_up:  # the store was set back, and we will not take it again
+        if record.held_by(self.me) and state is State.OFF and not self.may_be_up:
+            # the store was set back, and we will not take it again
             cause = "given back once more: the store was set back"
             self.claim.edit("give back", lambda found: lease.released(found, self.me, self.off, cause))
         paid = [d.nonce for d in owed if self.down or not self._is_own(d)]

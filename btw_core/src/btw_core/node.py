@@ -377,18 +377,3 @@ class Node:
         for package in said["packages"]:
             package["stop_timeout"] = manager.controllers[package["package"]].spec.timing.stop_timeout
         return said
-
-
-async def run_node(
-    setup: Setup,
-    names: Sequence[str],
-    arguments: Sequence[str],
-    *,
-    screen: TextIO | None = None,
-    goal: Callable[[Manager], int | None] | None = None,
-    keeper: Sequence[str] = (),
-    unheeded: str = "",
-) -> int:
-    """See `Node`. Returns the exit code; what was refused has been printed."""
-    node = Node(setup, names, arguments, screen=screen, goal=goal, keeper=keeper, unheeded=unheeded)
-    return await node.run()

@@ -45,6 +45,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     target: Incarnation | None = None  # fence
     only: tuple[str, ...] = ()  # sweep: only operations whose id begins with one of these; empty: all of the package
 
+    def __str__(self) -> str:
+        """For messages: "start of web", "sweep"."""
+        return f"{self.verb} of {self.resource}" if self.resource else str(self.verb)
+
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
     """Ask the observer for one round of status."""

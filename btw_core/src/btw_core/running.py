@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .migrate import table
+from .mounts import Mount, mounts
 from .resource import ConfigError, Problem
 
 #: Mounts of the node itself: these directories, and everything below the last ones. All others are a service's.
@@ -25,12 +26,11 @@ Run = Callable[[Sequence[str]], str]
 Block = tuple[str, str]  # a resource in TOML, and why it is the node's own ("": it may move)
 
 
-def package_file(name: str, run: Run | None = None, mounts: str | None = None) -> str:
+def package_file(name: str, run: Run | None = None, there: Iterable[Mount] | None = None) -> str:
     """The text of packages/NAME.toml. Blocks on `ip` and `systemctl`, for some seconds at most. Raises ConfigError when
     nothing is found that could move."""
-    ask = run or _run
-    text = Path("/proc/self/mountinfo").read_text() if mounts is None else mounts
-    found = [*_mounts(text), *_addresses(ask(["ip", "-json", "address"])), *_units(ask(_LIST_UNITS))]
+    ask, there = run or _run, mounts() if there is None else there
+    found = [*_mounts(there), *_addresses(ask(["ip", "-json", "address"])), *_units(ask(_LIST_UNITS))]
     if all(own for _, own in found):
         text = "no address, mount or unit is up here that could be a package's"
         remedy = "start by hand what the package shall have, or use btw new -m TYPE"
@@ -55,14 +55,12 @@ def _run(command: Sequence[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _mounts(mountinfo: str) -> Iterator[Block]:
-    """Local disks and network file systems (proc_pid_mountinfo(5)), in the order in which they were mounted."""
+def _mounts(there: Iterable[Mount]) -> Iterator[Block]:
+    """Local disks and network file systems, in the order in which they were mounted."""
     seen: set[str] = set()
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        _, _, device, root, directory, options, *_ = fields.split(" ")
-        fstype, source, *_ = rest.split(" ")
-        directory, source = _unescaped(directory), _unescaped(source)
+    for device, root, directory, options, fstype, source in there:
+        if directory != directory.encode(errors="replace").decode():
+            continue  # TOML has no words for a name that is no UTF-8
         if not (source.startswith("/dev/") or fstype in _NETWORK_TYPES) or root != "/" or device in seen:
             continue
         seen.add(device)
@@ -113,7 +111,3 @@ def _by_uuid(device: str) -> str:
         if link.resolve() == Path(device).resolve():
             return f"UUID={link.name}"
     return device
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)

@@ -14,11 +14,12 @@ import random
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from .clock import boot_id
+from .mounts import Mount, mounts
 
 FileId = tuple[int, int]
 
@@ -129,26 +130,24 @@ def default_runtime() -> Path:
     return Path(f"/tmp/btw-{uid}")
 
 
-def file_system(path: Path, mountinfo: str) -> str:
-    """The type of the file system that holds the absolute `path`, from the text of /proc/self/mountinfo (proc(5))."""
+def file_system(path: Path, there: Iterable[Mount]) -> str:
+    """The type of the file system that holds the absolute `path`."""
     best, kind = -1, ""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), before.split()[4]))
-        depth = len(point.parts)
-        if depth >= best and path.is_relative_to(point):  # of equals the last one is on top
-            best, kind = depth, after.split()[0]
+    for mount in there:
+        depth = len(Path(mount.point).parts)
+        if depth >= best and path.is_relative_to(mount.point):  # of equals the last one is on top
+            best, kind = depth, mount.kind
     return kind
 
 
-def refuse_bad_place(path: Path, mounts: Path) -> None:
+def refuse_bad_place(path: Path, mountinfo: Path) -> None:
     """Raises ValueError with the remedy when a lock file cannot live at the real path `path`."""
     parent = path.parent
     if not parent.is_dir():
         raise ValueError(f"lock file {path}: the directory {parent} does not exist: create it (mkdir -p {parent})")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"lock file {path}: the directory {parent} is not writable for uid {os.geteuid()}")
-    kind = file_system(path, mounts.read_text())
+    kind = file_system(path, mounts(mountinfo))
     if _NETWORK.fullmatch(kind):
         raise ValueError(
             f"lock file {path} is on a network file system ({kind}), where locks do not hold between computers:"

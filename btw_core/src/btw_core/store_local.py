@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from .clock import boot_id
 from .hooks import hookimpl
+from .mounts import MOUNTINFO
 from .store import Conflict, Record, Store, StoreFactory, StoreUnavailable
 from .store_guard import FileId, Guard, default_runtime, file_id, refuse_bad_place
 
@@ -80,7 +81,7 @@ class LocalStore:
     Deadlines hold against everything but a disk that hangs inside a system call (`store_port` holds that one).
     Raises ValueError (the place cannot be used, with the remedy) and StoreUnavailable (full, locked, I/O error).
     `patience` is how many seconds opening may wait for other openers and for locks; `runtime`, the directory of guard
-    files, and `mounts`, the table of mounts, are for tests.
+    files, and `mountinfo` are for tests.
     """
 
     creates_itself = True
@@ -91,7 +92,7 @@ class LocalStore:
         *,
         patience: float = 3.0,
         runtime: Path | None = None,
-        mounts: Path = Path("/proc/self/mountinfo"),
+        mountinfo: Path = MOUNTINFO,
     ) -> None:
         if not path:
             raise ValueError('the lock "local:" needs a path, such as local:/var/lib/btw/local.db')
@@ -108,7 +109,7 @@ class LocalStore:
         self._guard_lock = threading.Lock()
         self._files: list[FileId | None] = []  # of the three names
         self._patience = patience
-        refuse_bad_place(self.path, mounts)
+        refuse_bad_place(self.path, mountinfo)
         self._guard = Guard(runtime or default_runtime(), self.path)
         try:
             self._guard.enter(_renew, time.monotonic() + patience)

@@ -124,9 +124,9 @@ class Incarnation(msgspec.Struct, frozen=True, kw_only=True):
     `machine` is /etc/machine-id (or its stand-in), `boot` /proc/sys/kernel/random/boot_id, `slot` the last part
     of its session key `sessions/NODE/SLOT`; `pid` and `pid_start` (field 22 of /proc/PID/stat) name the manager
     process, `cgroup` the cgroup v2 directory below which its operations live ("" where there is none), `home`
-    what marks its processes (node name and a hash of the state directory). `self_fence` is what it promises to do to
-    itself when its lock is lost, before a lease L has passed: "none", or "stop" (it stops its packages, and kills
-    what does not stop by H). `macs` are those of its Ethernet interfaces when it began.
+    what marks its processes (node name and a hash of the state directory). `self_fence` is what it promises to have
+    done to itself before a lease L has passed without a renewal, see docs/design.md: "none", "stop", "reboot" or
+    "watchdog". `macs` are those of its Ethernet interfaces when it began.
     """
 
     node: str

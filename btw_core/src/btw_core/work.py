@@ -277,9 +277,8 @@ class Work:
             if operation.last and report.ok and report.swept:
                 self._sweeping = True
             if not report.ok or report.survivors:
-                what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
                 left = f": {'; '.join(report.survivors)}" if report.survivors else ""
-                self._failures.append(f"{what}: {report.error}{left}")
+                self._failures.append(f"{operation}: {report.error}{left}")
             if report.survivors:
                 self._finish(False, self._failures[-1], report.survivors)
             else:
@@ -293,8 +292,7 @@ class Work:
         if order is None or order.verb is not Verb.STOP or self._tries == 0 or self.desk.now() >= order.deadline:
             return False
         self._tries -= 1
-        what = f"{operation.verb} of {operation.resource}" if operation.resource else str(operation.verb)
-        self.desk.journal.write("note", package=self.spec.name, cause=f"{what}: {error}; once more")
+        self.desk.journal.write("note", package=self.spec.name, cause=f"{operation}: {error}; once more")
         if operation.verb is Verb.SWEEP:
             self._sweeping = False
         else:
@@ -314,7 +312,7 @@ class Work:
         self.pending = self._unended()
         if ok and order.verb is Verb.STOP:
             if self.alive:  # killed, but not gone: not down
-                ok, cause = False, f"still alive: {', '.join(f'{o.verb} of {o.resource}' for o in self.alive.values())}"
+                ok, cause = False, f"still alive: {', '.join(map(str, self.alive.values()))}"
             else:
                 self.reach = self._stops = 0
                 self.state = {}

@@ -174,7 +174,8 @@ def test_nested_and_bind_mounts_first(tmp_path: Path) -> None:
 
 
 def test_a_loop_device_on_top(tmp_path: Path) -> None:
-    """A file of it is a disk that is mounted and used: that user is ended, that mount and that loop device go first."""
+    """A file of it is a disk that is mounted and used: that user is ended, that mount and that loop device go first.
+    Another loop device is not its, and the name of its file need not be UTF-8."""
 
     @alone
     def steps() -> None:
@@ -185,7 +186,9 @@ def test_a_loop_device_on_top(tmp_path: Path) -> None:
         image = tmp_path / "m/image"
         run("truncate", "-s", "16M", image)
         run("mkfs.ext2", "-q", "-F", image)
-        loop = run("losetup", "--find", "--show", image)
+        other = tmp_path / os.fsdecode(b"im\xe9ge")
+        shutil.copy(image, other)
+        loop, stays = (run("losetup", "--find", "--show", file) for file in (image, other))
         run("mount", loop, tmp_path / "inner")
         with running("import sys; file = open(sys.argv[1] + '/file', 'w')" + WAITS, tmp_path / "inner") as user:
             with pytest.raises(Failed, match=rf"loop device {loop} is on a file of it: losetup -d {loop}"):
@@ -193,7 +196,9 @@ def test_a_loop_device_on_top(tmp_path: Path) -> None:
             host.stop()
             until(lambda: not lives(user), "the user of the inner one has ended")
         assert kernel.table().at(str(tmp_path / "inner")) is None
-        assert loop not in run("losetup", "--noheadings", "--output", "NAME")
+        left = run("losetup", "--noheadings", "--output", "NAME")
+        run("losetup", "--detach", stays)
+        assert loop not in left.split() and stays in left.split()
 
     with disk(tmp_path, "ext4") as device:
         steps()

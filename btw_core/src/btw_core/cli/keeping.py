@@ -50,7 +50,7 @@ def manage(given: Given, packages: Sequence[str], slot: str, manager: Sequence[s
     from pathlib import Path
 
     from ..kept import outdated
-    from ..node import run_node
+    from ..node import Node
     from ..pulse import KEEPER, LEFT
     from ..settled import forget, settled
 
@@ -63,7 +63,8 @@ def manage(given: Given, packages: Sequence[str], slot: str, manager: Sequence[s
     if changed:
         unheeded = f"btw.toml was changed, but its keeper does what it was started with: {changed}; to change that,"
         unheeded += " halt the packages and begin again (systemctl restart btw)"
-    code = asyncio.run(run_node(setup, packages, given.arguments(), screen=screen, keeper=kept, unheeded=unheeded))
+    node = Node(setup, packages, given.arguments(), screen=screen, keeper=kept, unheeded=unheeded)
+    code = asyncio.run(node.run())
     forget(pulse, replaced=code == LEFT)
     return code
 

@@ -43,8 +43,7 @@ def command(package: str, action: str, given: Given, as_json: bool) -> None:
 
     attempt = (_Start if action == "start" else _Stop)(package, as_json)
     screen = sys.stderr if as_json else sys.stdout
-    running = Node(setup, [package], given.arguments(), screen=screen, goal=attempt)
-    code = asyncio.run(running.run())
+    code = asyncio.run(Node(setup, [package], given.arguments(), screen=screen, goal=attempt).run())
     attempt.tell(code)
     sys.exit(code)
 

@@ -84,9 +84,8 @@ def owner(block: Block) -> str:
     """Who has claimed a device that no mount here is of, in words."""
     if stacked := above(block.number):
         return f"{', '.join(stacked)} is made of it (device-mapper, md): name that device instead"
-    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        if line.split()[0] == block.path:
-            return f"it is swap space: swapoff {block.path}"
+    if block.path in kernel.swaps():
+        return f"it is swap space: swapoff {block.path}"
     return "it may be mounted in another mount namespace (a container), or be checked right now: see `lsof`, `lsblk`"
 
 

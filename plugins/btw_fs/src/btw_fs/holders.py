@@ -21,7 +21,7 @@ from typing import NamedTuple
 from btw_core.command import describe, proc_stat
 
 from . import sockets
-from .kernel import Where, table, where
+from .kernel import Where, swaps, table, where
 from .mountinfo import Number, Table
 from .target import Target
 
@@ -278,10 +278,14 @@ def command(pid: int) -> str:
     """What it was called with, in one line."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-        text = re.sub(r"\s+", " ", words.decode(errors="replace")) or Path(f"/proc/{pid}/comm").read_text().strip()
+        text = re.sub(r"\s+", " ", words.decode(errors="replace")) or _comm(pid)
     except OSError:
         return "?"
     return text if len(text) <= COMMAND else text[: COMMAND - 1] + "…"
+
+
+def _comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
 
 
 # ---- what needs no process
@@ -290,7 +294,7 @@ def _loops(sought: Sought) -> Iterator[str]:
         name = backing.parent.parent.name
         with contextlib.suppress(OSError):
             alone = sought.exclusive and _backed(name) in sought.numbers
-            if alone or sought.is_(where(backing.read_text().rstrip("\n"))):
+            if alone or sought.is_(where(os.fsdecode(backing.read_bytes()).rstrip("\n"))):
                 yield name
 
 
@@ -311,16 +315,15 @@ def _backed(name: str) -> Number:
 
 
 def _swap(sought: Sought) -> Iterator[str]:
-    for line in Path("/proc/swaps").read_text().splitlines()[1:]:
-        path = line.split()[0]
+    for path, kind in swaps().items():
         with contextlib.suppress(OSError):
-            if line.split()[1] == "file" and sought.is_(where(path)):
+            if kind == "file" and sought.is_(where(path)):
                 yield f"swap file {path}: swapoff {path}"
 
 
 def _exported(sought: Sought) -> Iterator[str]:
     with contextlib.suppress(OSError):  # no nfsd here
-        for line in Path("/proc/fs/nfsd/exports").read_text().splitlines():
+        for line in os.fsdecode(Path("/proc/fs/nfsd/exports").read_bytes()).splitlines():
             path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split("\t")[0])
             if path.startswith("/") and sought.is_(where(path)):
                 yield f"{path} is exported by the NFS server: exportfs -u, or stop it before"

@@ -158,6 +158,12 @@ def _opened(device: str) -> Iterator[int]:
 
 
 # ---- what the kernel says
+def swaps() -> dict[str, str]:
+    """Swap space that is on: path -> "partition" or "file" (proc_swaps(5))."""
+    lines = [line.split() for line in Path("/proc/swaps").read_bytes().splitlines()[1:]]
+    return {os.fsdecode(path): kind.decode() for path, kind, *_ in lines}
+
+
 def listen() -> Callable[[str, str], str]:
     """From now on: the function returned gives what the kernel has logged since about a device or a type, " | " between
     lines; "" when it may not be read. mount(2) has one number for many troubles; these lines have the words."""

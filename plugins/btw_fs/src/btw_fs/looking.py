@@ -58,7 +58,7 @@ def _absent(fs: Fs, ctx: Context, target: Target, table: Table) -> Status:
         for number in target.numbers:
             if number[0] and present(number) and not above(number):
                 path = kernel.node(number)
-                if not _swap(path) and kernel.held(path):
+                if path not in kernel.swaps() and kernel.held(path):
                     ctx.log(f"{path}: is not mounted here, but in use: mounted in another mount namespace, or checked")
                     return Status.DEGRADED
     return Status.DOWN
@@ -77,8 +77,3 @@ def _trouble(fs: Fs, ctx: Context, table: Table, here: Mount) -> str:
     if not present((known["device"][0], known["device"][1]) if known else here.number):
         return f"its device {here.source} has gone"
     return ""
-
-
-def _swap(path: str) -> bool:
-    with open("/proc/swaps") as file:
-        return any(line.split()[0] == path for line in file)
