@@ -74,6 +74,13 @@ def test_of_itself_a_node_knows_more_than_its_record_says() -> None:
     assert view.packages["web"].at == {"a": Phase.FAILING}
 
 
+def test_a_lock_that_this_node_has_given_back_is_nobodys_whatever_an_older_reading_says() -> None:
+    """Its own other life is another matter: that one is going to be adopted."""
+    assert _picture({"web": _held("a")}).packages["web"].at == {}
+    former = {"a": NodeRecord(boot="1", nonce="a2", digests={"web": {}}), "b": _node("b")}
+    assert _picture({"web": _held("a")}, nodes=former).packages["web"].at == {"a": Phase.STARTING}
+
+
 def test_what_a_former_life_said_does_not_count_for_the_next() -> None:
     nodes = {"a": _node("a"), "b": NodeRecord(boot="1", nonce="b0", phases={"web": Phase.STUCK}, digests={"web": {}})}
     assert _picture({"web": _held("b")}, nodes=nodes).packages["web"].at == {"b": Phase.STARTING}

@@ -21,6 +21,7 @@ from btw_core.types import Incarnation, PackageSpec, ResourceSpec, Saved, State,
 
 ME = Incarnation(node="a", machine="m", boot="b", nonce="me", slot="@daemon", home="a.1")
 SPEC = PackageSpec(name="web", timing=Timing(), resources=(ResourceSpec(name="flag", type="flag"),))
+UP = ResourceHealth(resource="flag", status=Status.UP)
 DAEMON = Daemon(rules={"web": Rules(nodes=("a",))}, digests={"web": {"": "1"}}, when=lambda: "now")
 
 
@@ -56,8 +57,12 @@ def test_reset_switches_a_node_on_that_is_off_by_its_lock_record_alone() -> None
     assert (done, switches.enabled) == (["done"], ("a",))
 
 
-def test_a_daemon_that_gives_up_ends() -> None:
+@pytest.mark.parametrize("cluster", ["", "another"])
+def test_a_daemon_that_gives_up_ends(cluster: str) -> None:
+    """Where there is no cluster, or it is not ours; with the remedy."""
     bench = Bench()
+    if cluster:
+        bench.store.write(lease.CLUSTER_KEY, lease.encode(lease.ClusterRecord(id="c", name=cluster)))
     manager = Manager(ME, [SPEC], bench.desk.ports, creates=False, daemon=DAEMON)
     bench.desk = manager.desk
     manager.begin()
@@ -69,7 +74,8 @@ def test_a_daemon_that_gives_up_ends() -> None:
             bench.executor.end(operation)
         if manager.finished:
             break
-    assert "btw init" in manager.failure
+    assert ('cluster "another"' if cluster else "btw init") in manager.failure
+    assert not any(key.startswith(lease.PACKAGES) for key in bench.store.records)
     assert manager.finished
 
 
@@ -93,6 +99,27 @@ def _fails_to_start(bench: Bench, placer: Placer, **said: Any) -> None:
     assert controller.situation.state is State.STARTING
     bench.executor.end(bench.executor.operations[-1], ok=False, **said)
     _answers(bench)
+
+
+def test_a_lock_that_is_being_given_back_is_no_start() -> None:
+    """From the verified stop to the store's answer it halts, for whoever looks."""
+    bench = Bench()
+    placer = _placer(bench)
+    controller = placer.controllers["web"]
+    bench.store.write("packages/web", lease.encode(lease.first(SPEC.timing.lease, "new")))
+    _begins(bench, placer)
+    controller.looked(Looked(id=bench.executor.looks[-1].id, package="web", results=(UP,)))
+    controller.place(allowed=False, unwanted="goes to b")
+    seen = []
+    for _ in range(10):
+        for operation in list(bench.executor.operations):
+            bench.executor.end(operation)
+        seen.append((controller.situation.state, placer._phases().get("web")))
+        if bench.store.calls and controller.situation.state is State.STANDBY:
+            break
+    assert seen[-1] == (State.STANDBY, Phase.HALTING)
+    _answers(bench)
+    assert placer._phases() == {}
 
 
 def _switches(bench: Bench) -> SwitchRecord:

@@ -102,8 +102,12 @@ class Claim:
     @property
     def free(self) -> bool:
         """Nothing of ours is left in the record, as far as can be told."""
-        ours = self.record is not None and self.record.held_by(self.me)
-        return self._sure and not self._busy and not ours
+        return self._sure and not self._busy and not self.ours
+
+    @property
+    def ours(self) -> bool:
+        """The record names this very life."""
+        return self.record is not None and self.record.held_by(self.me)
 
     def believes(self) -> bool:
         """The lock counts as ours at this very moment."""

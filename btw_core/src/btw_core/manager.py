@@ -27,6 +27,7 @@ from .ports import (
     StoreChanged,
 )
 from .session import Session
+from .store import Record
 from .summary import summary
 from .timing import Timing
 from .types import Incarnation, PackageSpec, Reason, State
@@ -213,8 +214,11 @@ class Manager:
         except DamagedRecord as damage:
             self._trouble(str(damage))
             return
-        if not any(record.key == lease.CLUSTER_KEY for record in answer.records):
+        cluster = next((record for record in answer.records if record.key == lease.CLUSTER_KEY), None)
+        if cluster is None:
             self._no_cluster(view)
+            return
+        if not self._seen_cluster and self._another(cluster):
             return
         self._seen_cluster = True
         self._trouble("")
@@ -283,6 +287,19 @@ class Manager:
         self._trouble("")
         record = ClusterRecord(id=self.me.nonce, name=self.cluster, by=self.me)
         self.desk.ask(lease.CLUSTER_KEY, self._created, value=encode(record), deadline=self.timing.renewal_deadline)
+
+    def _another(self, record: Record) -> bool:
+        """It is another cluster's store, or the name was changed, by which plugins tell their own from what is foreign
+        (the key of a SCSI reservation)."""
+        try:
+            name = decode(ClusterRecord, record.key, record.value).name
+        except DamagedRecord as damage:
+            self._trouble(str(damage))
+            return True
+        if name != self.cluster and not self.failure:
+            text = f'the lock store is that of the cluster "{name}", and btw.toml says cluster = "{self.cluster}"'
+            self._give_up(f"{text}: write that name there, or another lock =")
+        return name != self.cluster
 
     def _created(self, answer: StoreAnswered) -> None:
         if answer.revision is not None:

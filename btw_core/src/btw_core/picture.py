@@ -57,6 +57,8 @@ def picture(
             if _abandoned(name, record, said):
                 continue
             heard = said if said and said.nonce == record.holder.nonce else None  # not a word of another life
+            if node == me and heard and lock not in own:
+                continue  # given back, and this reading is older
             phases = own if node == me else heard.phases if heard else {}
             waited += [node] if heard and name in heard.waited else []
             # held, and no word of it yet: a daemon that has just taken it, or a `btw run`, which never says a word

@@ -100,7 +100,7 @@ class Life:
         self.executor = ScriptedExecutor(self.handle)
         self._performed = 0
         ports = Ports(clock=world.clock, store=self.store, executor=self.executor, disk=node.disk, journal=self.journal)
-        self.manager = Manager(self.me, world.specs, ports, creates=False)
+        self.manager = Manager(self.me, world.specs, ports, cluster="kit", creates=False)
         self.manager.begin()
 
     def handle(self, report: Report) -> None:
