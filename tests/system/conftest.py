@@ -21,7 +21,7 @@ from btw_core.cli.events import Tail
 from btw_core.clock import boot_id
 from btw_core.containment import OBSERVER, ZYGOTE, containment, find_cgroup_root, home_of
 from btw_core.cutoff import kill
-from btw_core.pulse import Keeper, Manager, Pulse, start_of
+from btw_core.pulse import KeeperHalf, ManagerHalf, Pulse, start_of
 from btw_core.store_guard import Guard, default_runtime
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ class Cluster:
         assert process.returncode == 0, output
         return output
 
-    def halves(self, node: str, slot: str = "web") -> tuple[Manager, Keeper]:
+    def halves(self, node: str, slot: str = "web") -> tuple[ManagerHalf, KeeperHalf]:
         """Who looks after it, and who is looked after. Waits until both have said so."""
-        found: list[tuple[Manager, Keeper]] = []
+        found: list[tuple[ManagerHalf, KeeperHalf]] = []
 
         def look() -> bool:
             with contextlib.suppress(OSError, ValueError):
