@@ -25,7 +25,7 @@ KINDS = {
     "pure": "types timing fsm lease events faults safety cluster switches dependencies targets placement patience"
     " rehearsal records picture hearing steps",
     "contract": "clock store ports resource hooks",
-    "shell": "desk health session claim work debts memory controller summary paper placer manager",
+    "shell": "desk health session claim work debts memory controller summary shared_record placer manager",
     "keeper": "trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",
     "node": "node answers",
     "cli": "cli",
@@ -52,7 +52,7 @@ CHAIN = [
     "desk health",
     "session claim work",
     "debts memory",
-    "controller paper",
+    "controller shared_record",
     "summary placer",
     "manager",
     "node",

@@ -16,7 +16,7 @@ from typing import Any
 
 from btw_core.clock import boot_id, boottime
 from btw_core.cutoff import kill
-from btw_core.pulse import Keeper, Manager, Pulse, start_of
+from btw_core.pulse import KeeperHalf, ManagerHalf, Pulse, start_of
 
 #: Seconds for whatever has to happen.
 LIMIT = 60.0
@@ -27,7 +27,7 @@ MANAGER = """
 import json, os, signal, sys, time
 from pathlib import Path
 from btw_core.clock import boot_id, boottime
-from btw_core.pulse import Manager, Pulse, start_of
+from btw_core.pulse import ManagerHalf, Pulse, start_of
 directory = Path(sys.argv[1])
 pulse = Pulse.open(directory / "run" / "web.pulse", boot_id())
 def note(file, text):
@@ -38,7 +38,7 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: asked.append(number))
 note("lives", f"{os.getpid()} {os.getppid()} {'NOTIFY_SOCKET' in os.environ}")
 former = pulse.manager()
-half = Manager(pid=os.getpid(), start=start_of(os.getpid()), leases=former.leases if former else {})
+half = ManagerHalf(pid=os.getpid(), start=start_of(os.getpid()), leases=former.leases if former else {})
 while True:
     plan = json.loads((directory / "plan").read_text())
     if "leases" in plan:
@@ -113,7 +113,7 @@ class Stage:
         found = [json.loads(line) for line in self.lines("journal.jsonl")]
         return [each.get("cause", "") for each in found if each["event"] == event]
 
-    def halves(self) -> tuple[Manager | None, Keeper | None]:
+    def halves(self) -> tuple[ManagerHalf | None, KeeperHalf | None]:
         with suppress(OSError, ValueError):
             pulse = Pulse.open(self.path, boot_id())
             try:
@@ -129,7 +129,7 @@ class Stage:
                 raise AssertionError(f"did not happen within {LIMIT:g} s: {what}; {self.lines('journal.jsonl')}")
             time.sleep(0.02)
 
-    def until_up(self, lives: int = 1, **leases: tuple[float, float]) -> Manager:
+    def until_up(self, lives: int = 1, **leases: tuple[float, float]) -> ManagerHalf:
         """Until that many managers have lived and the last one is ready, with these leases."""
 
         def look() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from btw_core.clock import boot_id, boottime
 from btw_core.hold import Hold
-from btw_core.pulse import SIZE, Manager, Pulse
+from btw_core.pulse import SIZE, ManagerHalf, Pulse
 from btw_core.resource import Failed
 from btw_core.testing import FakeContext
 from btw_core.types import Verb
@@ -29,7 +29,7 @@ def pulse(tmp_path: Path) -> Iterator[Pulse]:
 
 
 def says(pulse: Pulse, **locks: tuple[int, float]) -> None:
-    pulse.write(Manager(pid=1, locks=locks))
+    pulse.write(ManagerHalf(pid=1, locks=locks))
 
 
 def test_the_live_lease_counts_and_not_what_the_operation_was_ordered_with(pulse: Pulse) -> None:
@@ -73,7 +73,7 @@ def test_an_unreadable_pulse_leaves_the_order(tmp_path: Path, pulse: Pulse) -> N
     other = Pulse.keep(tmp_path / "other.pulse", "another boot")
     says(other, web=(3, now + FAR))
     silent = Pulse.keep(tmp_path / "silent.pulse", boot_id())
-    silent.write(Manager(pid=1))
+    silent.write(ManagerHalf(pid=1))
     for path in ("", str(tmp_path / "none"), str(other.path), str(silent.path)):
         assert Hold(path, "web", 3, now + FAR).trouble() == ""
         assert Hold(path, "web", 3, now).trouble()

@@ -12,7 +12,7 @@ import pytest
 from btw_core.clock import boottime
 from btw_core.disk import Busy
 from btw_core.kept import Kept, Lag, outdated, promise
-from btw_core.pulse import STALE, Keeper, Manager, Pulse, start_of
+from btw_core.pulse import STALE, KeeperHalf, ManagerHalf, Pulse, start_of
 from btw_core.types import Incarnation
 
 #: Never run here: the keeper of these tests always beats, or must not be started.
@@ -37,7 +37,7 @@ class Run:
 
     def beat(self, pulse: Pulse, age: float = 0.0, window: float = 0.0) -> None:
         pid = os.getpid()
-        half = Keeper(pid=pid, start=start_of(pid), beat=boottime() - age, window=window)
+        half = KeeperHalf(pid=pid, start=start_of(pid), beat=boottime() - age, window=window)
         pulse.write(half)
 
     def manager(self, slot: str, *names: str, kept: bool = True) -> Kept:
@@ -182,7 +182,7 @@ def test_a_pulse_that_was_made_again_gets_everything(run: Run) -> None:
 def test_a_lost_keeper_is_said_once_and_so_is_its_return(run: Run) -> None:
     """In the journal, and in status as long as it lasts."""
     keeper = run.keeper("web")
-    keeper.write(Keeper(pid=1, start=1, beat=boottime(), served=True))  # it has ended; a service manager starts another
+    keeper.write(KeeperHalf(pid=1, start=1, beat=boottime(), served=True))  # ended; a service manager starts one
     kept = run.manager("web")
     for _ in range(3):
         kept.beat("")
@@ -202,7 +202,7 @@ def test_a_manager_promises_what_its_keeper_does() -> None:
 def test_another_boot_left_nothing(run: Run) -> None:
     """What a pulse of another boot says is nothing."""
     pulse = Pulse.keep(run.path("web"), "before")
-    pulse.write(Manager(leases={"web": (1.0, 2.0)}))
+    pulse.write(ManagerHalf(leases={"web": (1.0, 2.0)}))
     pulse.close()
     keeper = run.keeper("web")
     assert run.manager("web").former("web") is None and leases(keeper) == {}

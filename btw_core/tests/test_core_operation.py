@@ -19,7 +19,7 @@ from btw_core.command import alive, proc_stat
 from btw_core.containment import Containment, containment, find_cgroup_root, machine_id
 from btw_core.operation import perform
 from btw_core.ports import Operation
-from btw_core.pulse import Manager, Pulse
+from btw_core.pulse import ManagerHalf, Pulse
 from btw_core.types import Incarnation, Verb
 from btw_core.wire import Result
 
@@ -122,7 +122,7 @@ def test_unknown_resource(tmp_path: Path) -> None:
 def test_a_start_asks_for_the_live_lease(tmp_path: Path) -> None:
     """`recheck` looks at the manager's pulse: the lock goes in the middle of a start, which ends before its effect."""
     pulse = Pulse.keep(tmp_path / "p.pulse", boot_id())
-    pulse.write(Manager(locks={"p": (2, boottime() + SOON)}))
+    pulse.write(ManagerHalf(locks={"p": (2, boottime() + SOON)}))
     assert do(Verb.START, tmp_path, pulse=pulse.path, term=2, on_start="loses_the_lock").error == ""
     assert (tmp_path / "effects").read_text() == "one two "
     (tmp_path / "effects").unlink()

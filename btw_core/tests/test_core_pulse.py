@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from btw_core.pulse import LARGEST, SIZE, Held, Keeper, Manager, Pulse, content, place, start_of
+from btw_core.pulse import LARGEST, SIZE, Held, KeeperHalf, ManagerHalf, Pulse, content, place, start_of
 
-OLD = Manager(pid=7, start=70, beat=1.5, stall=4.0, home="n1.x", leases={"web": (10.0, 20.0), "db": (11.0, 21.0)})
+OLD = ManagerHalf(pid=7, start=70, beat=1.5, stall=4.0, home="n1.x", leases={"web": (10.0, 20.0), "db": (11.0, 21.0)})
 NEW = OLD._replace(beat=2.5, ready=True, leases={"web": (12.0, 22.0)})
 
 
@@ -27,10 +27,10 @@ def test_each_side_reads_what_the_other_wrote(tmp_path: Path) -> None:
     assert (other.manager(), other.keeper()) == (None, None)
     for beat in range(5):
         other.write(OLD._replace(beat=float(beat)))
-        kept.write(Keeper(pid=1, beat=10.0 + beat))
+        kept.write(KeeperHalf(pid=1, beat=10.0 + beat))
         seen = kept.manager()
         assert seen == OLD._replace(beat=float(beat))
-        assert other.keeper() == Keeper(pid=1, beat=10.0 + beat)
+        assert other.keeper() == KeeperHalf(pid=1, beat=10.0 + beat)
     other.close()
     successor = Pulse.open(kept.path, "boot")
     assert successor.manager() == OLD._replace(beat=4.0)
@@ -87,7 +87,7 @@ def test_what_was_written_in_another_boot_is_nothing(tmp_path: Path) -> None:
     """Nothing is up after a reboot, whatever the file says."""
     first = at(tmp_path)
     first.write(OLD)
-    first.write(Keeper(pid=1))
+    first.write(KeeperHalf(pid=1))
     first.close()
     second = at(tmp_path, "next boot")
     assert (second.manager(), second.keeper()) == (None, None)
@@ -102,7 +102,7 @@ def test_another_release_may_say_more_or_less(tmp_path: Path) -> None:
     with kept.path.open("r+b") as file:
         file.seek(2 * 64 * 1024)
         file.write(place(1, {"boot": "boot", "pid": 5, "colour": "red"}))
-    assert kept.keeper() == Keeper(pid=5)
+    assert kept.keeper() == KeeperHalf(pid=5)
     kept.close()
 
 
@@ -139,7 +139,7 @@ def test_a_pulse_that_is_gone_is_seen_by_both(tmp_path: Path, how: str) -> None:
 def test_one_keeper_for_each_slot(tmp_path: Path) -> None:
     """The second is refused with the pid of the first while that lives; a child of the first does not hold the lock."""
     kept = at(tmp_path)
-    kept.write(Keeper(pid=os.getpid(), start=start_of(os.getpid())))
+    kept.write(KeeperHalf(pid=os.getpid(), start=start_of(os.getpid())))
     with pytest.raises(Held, match=f"pid {os.getpid()}"):
         at(tmp_path)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -181,10 +181,10 @@ def test_a_reader_beside_a_writer_sees_whole_halves_in_order(tmp_path: Path) -> 
     program = """
 import sys
 from pathlib import Path
-from btw_core.pulse import Manager, Pulse
+from btw_core.pulse import ManagerHalf, Pulse
 pulse = Pulse.open(Path(sys.argv[1]), "boot")
 for n in range(1, 3001):
-    pulse.write(Manager(pid=n, beat=float(n), leases={f"p{i}": (n, n) for i in range(n % 50)}))
+    pulse.write(ManagerHalf(pid=n, beat=float(n), leases={f"p{i}": (n, n) for i in range(n % 50)}))
 """
     with subprocess.Popen([sys.executable, "-P", "-c", program, str(kept.path)]) as writer:
         last, seen = 0.0, 0
@@ -207,7 +207,7 @@ def test_two_writes_while_it_reads_do_not_take_a_reader_back(tmp_path: Path, mon
     kept = at(tmp_path)
     writer = Pulse.open(kept.path, "boot")
     for n in (1, 2, 3):
-        writer.write(Manager(pid=n))
+        writer.write(ManagerHalf(pid=n))
     seen = kept.manager()
     assert seen is not None and seen.pid == 3
     original, read = kept._place, []
@@ -217,7 +217,7 @@ def test_two_writes_while_it_reads_do_not_take_a_reader_back(tmp_path: Path, mon
         read.append(number)
         if len(read) == 1:
             for n in (4, 5):
-                writer.write(Manager(pid=n))
+                writer.write(ManagerHalf(pid=n))
             begin = (1 - number) * SIZE // 4
             writer._map[begin + 20] ^= 1
             assert content(original(1 - number)) is None

@@ -98,7 +98,7 @@ class Does:
                 file.write(f"{effect} ")
             if (directory / "lost").exists():
                 pulse = pulses.Pulse.open(Path((directory / "lost").read_text()), boot_id())
-                pulse.write(pulses.Manager(locks={}))
+                pulse.write(pulses.ManagerHalf(locks={}))
                 pulse.close()
 
     @staticmethod

@@ -18,7 +18,7 @@ from btw_core.cli.events import Tail
 from btw_core.clock import boottime
 from btw_core.containment import find_cgroup_root, home_of
 from btw_core.journal import human
-from btw_core.pulse import Keeper, Manager, Pulse, start_of
+from btw_core.pulse import KeeperHalf, ManagerHalf, Pulse, start_of
 from btw_core.timing import Timing
 
 from .etcd import Etcd
@@ -77,7 +77,7 @@ class Node:
     def manager(self) -> int:
         return self._alive(Pulse.manager)
 
-    def _alive(self, half: Callable[[Pulse], Keeper | Manager | None]) -> int:
+    def _alive(self, half: Callable[[Pulse], KeeperHalf | ManagerHalf | None]) -> int:
         try:
             pulse = Pulse.open(self.directory / "run" / self.name / f"{PACKAGE}.pulse", self.host.boot)
         except (FileNotFoundError, ValueError):  # not yet, or not yet whole

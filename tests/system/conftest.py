@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +20,7 @@ from btw_core.cli.events import Tail
 from btw_core.clock import boot_id
 from btw_core.containment import OBSERVER, ZYGOTE, containment, find_cgroup_root, home_of
 from btw_core.cutoff import kill
-from btw_core.pulse import Keeper, Manager, Pulse, start_of
+from btw_core.pulse import KeeperHalf, ManagerHalf, Pulse, start_of
 from btw_core.store_guard import Guard, default_runtime
 
 if TYPE_CHECKING:
@@ -116,9 +115,9 @@ class Cluster:
         assert process.returncode == 0, output
         return output
 
-    def halves(self, node: str, slot: str = "web") -> tuple[Manager, Keeper]:
+    def halves(self, node: str, slot: str = "web") -> tuple[ManagerHalf, KeeperHalf]:
         """Who looks after it, and who is looked after. Waits until both have said so."""
-        found: list[tuple[Manager, Keeper]] = []
+        found: list[tuple[ManagerHalf, KeeperHalf]] = []
 
         def look() -> bool:
             with contextlib.suppress(OSError, ValueError):
@@ -243,13 +242,25 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def fuse_hang() -> ModuleType:
-    """btw_core/tests/fuse_hang.py, which is of another distribution's tests."""
+def hang(cluster: Cluster) -> Iterator[Callable[[Path], Any]]:
+    """Makes a directory, and mounts there what hangs (a HangingMount of btw_core/tests/fuse_hang.py, which is of
+    another distribution's tests). Released before the processes of `cluster` are to end."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
     spec = importlib.util.spec_from_file_location("fuse_hang", ROOT / "btw_core/tests/fuse_hang.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    with contextlib.ExitStack() as stack:
+
+        def mount(directory: Path) -> Any:
+            directory.mkdir(parents=True)
+            try:
+                return stack.enter_context(module.hanging_mount(directory))
+            except OSError as error:
+                pytest.skip(f"no FUSE here: {error}")
+
+        yield mount
 
 
 @pytest.fixture(params=["local", "etcd"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -168,39 +168,29 @@ def test_two_packages_of_one_run_end_on_their_own(cluster: Cluster) -> None:
     assert process.wait(60) == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_start_that_cannot_be_killed_is_stuck_and_harms_nobody(
-    cluster: Cluster, fuse_hang: ModuleType, tmp_path: Path
+    cluster: Cluster, hang: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     """A start in state D is reported stuck, its lock kept; another package of the same manager does not notice; when it
     is gone, everything goes on."""
     directory = tmp_path / "hanging"
-    directory.mkdir()
-    try:
-        mounted = fuse_hang.hanging_mount(directory)
-        mount = mounted.__enter__()
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    try:
-        cluster.script("bad", start=f"cat {directory}/file", start_timeout=1)
-        cluster.script("good")
-        process = cluster.run("n1", "bad", "good")
-        mount.wait_hung()
-        cluster.run("n2", "bad")
-        stuck = cluster.wait("n1", "stuck", "bad")
-        assert "cat" in stuck["cause"] or "start" in stuck["cause"]
-        cluster.wait("n1", "running", "good")
-        assert "stuck" in cluster.btw("status", "bad", "--node", "n1").stdout
-        asked = cluster.btw("stop", "bad", "--node", "n1")
-        assert asked.returncode == 1 and "stuck" in asked.stderr
-        assert not [e for e in cluster.read() if e["node"] == "n2" and e.get("state") in ("unknown", "starting")]
-        assert "stop n1" not in cluster.log("good")
-        seen = len(cluster.read())
-        mount.release()
-        cluster.wait("n1", "halted", "bad", after=seen)
-        cluster.wait("n2", "starting", "bad")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    finally:
-        mount.release()
-        mounted.__exit__(None, None, None)
+    mount = hang(directory)
+    cluster.script("bad", start=f"cat {directory}/file", start_timeout=1)
+    cluster.script("good")
+    process = cluster.run("n1", "bad", "good")
+    mount.wait_hung()
+    cluster.run("n2", "bad")
+    stuck = cluster.wait("n1", "stuck", "bad")
+    assert "cat" in stuck["cause"] or "start" in stuck["cause"]
+    cluster.wait("n1", "running", "good")
+    assert "stuck" in cluster.btw("status", "bad", "--node", "n1").stdout
+    asked = cluster.btw("stop", "bad", "--node", "n1")
+    assert asked.returncode == 1 and "stuck" in asked.stderr
+    assert not [e for e in cluster.read() if e["node"] == "n2" and e.get("state") in ("unknown", "starting")]
+    assert "stop n1" not in cluster.log("good")
+    seen = len(cluster.read())
+    mount.release()
+    cluster.wait("n1", "halted", "bad", after=seen)
+    cluster.wait("n2", "starting", "bad")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0

@@ -7,10 +7,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import invalidate_caches
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -99,19 +98,10 @@ def test_the_kit_names_the_rule(hostile: None, tmp_path: Path, type: str, tried:
     assert found in said.partition("\nfound: ")[2]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_the_kit_names_what_hangs_in_d_state(hostile: None, tmp_path: Path, fuse_hang: ModuleType) -> None:
+def test_the_kit_names_what_hangs_in_d_state(hostile: None, tmp_path: Path, hang: Callable[[Path], Any]) -> None:
     """With the process that nothing ends."""
-    (tmp_path / "hanging").mkdir()
-    try:
-        mounted = fuse_hang.hanging_mount(tmp_path / "hanging")
-        mounted.__enter__()
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    try:
-        said = found_by("start_ends_in_time", {"type": "hangs", "dir": str(tmp_path)}, tmp_path)
-    finally:
-        mounted.__exit__(None, None, None)
+    hang(tmp_path / "hanging")
+    said = found_by("start_ends_in_time", {"type": "hangs", "dir": str(tmp_path)}, tmp_path)
     assert said.startswith("rule broken: operations_can_be_killed: ")
     assert "start survives SIGKILL: pid " in said and "state D" in said
 
@@ -210,25 +200,15 @@ def test_a_status_that_holds_the_interpreter_costs_the_service_no_second_one(hos
     assert nodes.met("holds_gil_in_status") == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_start_in_d_state_keeps_the_lock(hostile: None, cluster: Cluster, fuse_hang: ModuleType) -> None:
+def test_a_start_in_d_state_keeps_the_lock(hostile: None, cluster: Cluster, hang: Callable[[Path], Any]) -> None:
     """What no signal ends may still have its effect: stuck, with the process named, and the other node waits."""
-    directory = cluster.data / "hangs/hanging"
-    directory.mkdir(parents=True)
-    try:
-        mounted = fuse_hang.hanging_mount(directory)
-        mount = mounted.__enter__()
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    try:
-        nodes = Nodes(cluster, "hangs")
-        mount.wait_hung()
-        stuck = cluster.wait("n1", "stuck")
-        assert re.search("lock (that is held )?is kept", stuck["cause"])  # as the stop failed or took too long
-        assert "state D" in stuck["cause"]
-        assert nodes.up("hangs") in ([], ["n1"]) and nodes.met("hangs") == ""
-    finally:
-        mounted.__exit__(None, None, None)
+    mount = hang(cluster.data / "hangs/hanging")
+    nodes = Nodes(cluster, "hangs")
+    mount.wait_hung()
+    stuck = cluster.wait("n1", "stuck")
+    assert re.search("lock (that is held )?is kept", stuck["cause"])  # as the stop failed or took too long
+    assert "state D" in stuck["cause"]
+    assert nodes.up("hangs") in ([], ["n1"]) and nodes.met("hangs") == ""
 
 
 # ---- refused when it is loaded

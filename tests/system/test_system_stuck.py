@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-from types import ModuleType
-
-import pytest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from system.conftest import Cluster
 
@@ -32,38 +31,28 @@ def test_a_stop_that_never_ends_is_explained_and_can_be_ended(cluster: Cluster) 
     assert process.wait(60) == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_stop_in_d_state_is_explained(cluster: Cluster, fuse_hang: ModuleType) -> None:
+def test_a_stop_in_d_state_is_explained(cluster: Cluster, hang: Callable[[Path], Any]) -> None:
     """A stop that hangs in a mount, and survives SIGKILL: `status` names the process, its state and the mount, says
     that no signal ends it, and does not hang itself; when the mount is mended everything goes on by itself."""
     directory = cluster.directory / "hanging"
-    directory.mkdir()
-    try:
-        mounted = fuse_hang.hanging_mount(directory)
-        mount = mounted.__enter__()
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    try:
-        cluster.script("web", stop=f"test -e {cluster.data}/mended || (cd {directory}; cat file)")
-        process = cluster.run("n1", "web")
-        cluster.wait("n1", "running", "web")
-        process.send_signal(signal.SIGTERM)
-        mount.wait_hung()
-        cluster.wait("n1", "stuck", "web")
-        said = json.loads(cluster.btw("status", "web", "--json").stdout)
-        (row,) = said["packages"]
-        hanging = [text for text in row["processes"] if ", state D in " in text]
-        assert len(hanging) == 1, said
-        pid = hanging[0].split()[1]
-        assert hanging[0].startswith(f"pid {pid} (cat file), state D in request_wait_answer")
-        assert f"works in {directory}" in hanging[0] and f"on {directory} (fuse btw-hang)" in hanging[0]
-        assert any(f"no signal ends {pid} (state D)" in line for line in said["advice"])
-        alive = f"still alive: pid {pid} (cat"
-        cluster.until(lambda: any(alive in each.get("cause", "") for each in cluster.read()), "a note")
-        (cluster.data / "mended").touch()
-        mount.release()
-        cluster.wait("n1", "halted", "web")
-        assert process.wait(60) == 0
-    finally:
-        mount.release()
-        mounted.__exit__(None, None, None)
+    mount = hang(directory)
+    cluster.script("web", stop=f"test -e {cluster.data}/mended || (cd {directory}; cat file)")
+    process = cluster.run("n1", "web")
+    cluster.wait("n1", "running", "web")
+    process.send_signal(signal.SIGTERM)
+    mount.wait_hung()
+    cluster.wait("n1", "stuck", "web")
+    said = json.loads(cluster.btw("status", "web", "--json").stdout)
+    (row,) = said["packages"]
+    hanging = [text for text in row["processes"] if ", state D in " in text]
+    assert len(hanging) == 1, said
+    pid = hanging[0].split()[1]
+    assert hanging[0].startswith(f"pid {pid} (cat file), state D in request_wait_answer")
+    assert f"works in {directory}" in hanging[0] and f"on {directory} (fuse btw-hang)" in hanging[0]
+    assert any(f"no signal ends {pid} (state D)" in line for line in said["advice"])
+    alive = f"still alive: pid {pid} (cat"
+    cluster.until(lambda: any(alive in each.get("cause", "") for each in cluster.read()), "a note")
+    (cluster.data / "mended").touch()
+    mount.release()
+    cluster.wait("n1", "halted", "web")
+    assert process.wait(60) == 0

@@ -96,6 +96,11 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """For the end of a sentence: " by ann at 20:15: upgrade"."""
         return _said(self.by, self.when, self.why)
 
+    @property
+    def alone(self) -> str:
+        """The same without a sentence before it; never empty."""
+        return str(self).strip(" :") or "by hand"
+
 
 class Verb(StrEnum):
     """Of an order."""

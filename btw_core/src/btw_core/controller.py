@@ -137,9 +137,9 @@ class Controller:
         if not report.id and len(self.health) < len(self.spec.resources):
             return  # news of one resource before the first whole round: that round is under way
         found = assess(self.spec.resources, self.health)
-        self._seen(found.health, found.cause, found.curable)
+        self._assessed(found.health, found.cause, found.curable)
 
-    def _seen(self, health: Health, cause: str, curable: bool = False) -> None:
+    def _assessed(self, health: Health, cause: str, curable: bool = False) -> None:
         if self.maintenance and self.situation.state in _UP and health is not Health.UP:
             self._say(f"passed over in maintenance ({self.maintenance}): {health}, {cause}")
             health, cause, curable = Health.UP, "maintenance", False
@@ -373,7 +373,7 @@ class Controller:
             if self._look is None:
                 self._ask_look()
             elif (waited := self.desk.now() - self._look[1]) >= self.spec.timing.pace / 2:  # else only just asked
-                self._seen(Health.CANNOT_TELL, f"the observer has not answered for {waited:.1f} s")
+                self._assessed(Health.CANNOT_TELL, f"the observer has not answered for {waited:.1f} s")
         elif self.situation.state is State.STUCK:
             self._survey()
             if self.situation.gone and self._look is None:

@@ -23,8 +23,7 @@ from .errands import Errands
 from .keeper_options import options
 from .keeper_rules import Decision, Seen, decide
 from .life import Life
-from .pulse import KEEPER, LEFT, Held, Manager, Pulse, start_of
-from .pulse import Keeper as KeeperHalf
+from .pulse import KEEPER, LEFT, Held, KeeperHalf, ManagerHalf, Pulse, start_of
 from .service import Service
 from .steady import steady
 from .trial import Trial
@@ -56,7 +55,7 @@ class Keeper:
         """Raises Refused, OSError: what it needs cannot be had."""
         self._given, self._arguments, self._pulse = given, arguments, pulse
         self._began = self._next = self._used = boottime()  # _next: when another manager is started
-        self._half = pulse.manager() or Manager()  # the last that could be read
+        self._half = pulse.manager() or ManagerHalf()  # the last that could be read
         self._missing = False
         self._life: Life | None = None
         self._over: int | None = None  # the exit code: no other manager is started

@@ -14,7 +14,7 @@ from .clock import boottime
 from .cutoff import kill
 from .disk import Busy
 from .ports import Lock
-from .pulse import STALE, Held, Manager, Pulse, start_of
+from .pulse import STALE, Held, ManagerHalf, Pulse, start_of
 from .types import Incarnation
 
 #: Seconds without a beat that count as a stall while everything is being loaded.
@@ -63,7 +63,7 @@ class Kept:
         self.trouble = ""
         self._path, self._me, self._names, self._say = path, me, set(names), say
         self._command, self._elsewhere = keeper, elsewhere
-        self._half = Manager(pid=me.pid, start=me.pid_start, stall=LOADING, home=me.home, cgroup=me.cgroup)
+        self._half = ManagerHalf(pid=me.pid, start=me.pid_start, stall=LOADING, home=me.home, cgroup=me.cgroup)
         self._half = self._half._replace(fence=me.self_fence)
         self._leases: dict[str, Limits] = {}
         self._locks: dict[str, Lock] = {}
@@ -108,7 +108,7 @@ class Kept:
         none."""
         return name in self._names or (bool(self._command) and limits[1] < inf)
 
-    def _others(self) -> list[tuple[Pulse, Manager]]:
+    def _others(self) -> list[tuple[Pulse, ManagerHalf]]:
         """What dead managers of other slots of this node left up."""
         found = []
         for path in sorted(self._path.parent.glob("*.pulse")):

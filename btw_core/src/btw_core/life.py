@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from .clock import boottime
-from .pulse import Manager, start_of
+from .pulse import ManagerHalf, start_of
 
 
 class Life:
@@ -37,11 +37,11 @@ class Life:
         )
         return cls(process.pid, process)
 
-    def wrote(self, half: Manager) -> bool:
+    def wrote(self, half: ManagerHalf) -> bool:
         """This half is this manager's, not its predecessor's."""
         return (half.pid, half.start) == (self.pid, self.start)
 
-    def saw(self, half: Manager) -> None:
+    def saw(self, half: ManagerHalf) -> None:
         self.ready = self.ready or (half.ready and self.wrote(half))
 
     def over(self) -> bool:
@@ -52,7 +52,7 @@ class Life:
             signal.pidfd_send_signal(self.pidfd, number)
         self.told.add(number)
 
-    def reap(self, half: Manager) -> tuple[int | None, str]:
+    def reap(self, half: ManagerHalf) -> tuple[int | None, str]:
         """Once it is over: its exit code (None: nobody knows), and that in words."""
         os.close(self.pidfd)
         code = None if self._process is None else self._process.wait()

@@ -111,7 +111,7 @@ def _node(node: str, view: View, papers: Papers, silent: Silent) -> NodeView:
     drain = papers.drains.get(node)
     drained = "its btw ends" if record.leaving else ""
     if drain is not None and drain.drained is not None:
-        drained = str(drain.drained).strip(" :") or "by hand"
+        drained = drain.drained.alone
     session = view.sessions.get(session_of(node, SLOT))
     ended = session is not None and session[1].ended
     serves = () if ended else tuple(record.digests)

@@ -16,12 +16,12 @@ from .desk import Desk
 from .events import Event
 from .hearing import Hearing, holds
 from .lease import DamagedRecord, PackageRecord, View, decode
-from .paper import Paper
 from .patience import Patience
 from .picture import PHASES, picture
 from .placement import Decision, Plan, What, placement
 from .records import DRAINS, NODES, SWITCHES, DrainRecord, NodeRecord, Papers, SwitchRecord
 from .rehearsal import befall, fulfilled
+from .shared_record import SharedRecord
 from .steps import happening_of
 from .store import Record
 from .summary import ill
@@ -63,7 +63,7 @@ class Placer:
         self._hearing = Hearing(me.node, timing)
         self._patience = Patience(me.node)
         self._given: dict[str, str] = {}  # see NodeRecord
-        self._mine: dict[str, Paper] = {}  # by key
+        self._shared: dict[str, SharedRecord] = {}  # by key
         self._takes: dict[str, tuple[int, float]] = {}  # package -> delay in paces, and since when it may
         self._planned, self._stale = float("-inf"), False
         self._announced: NodeRecord | None = None
@@ -128,7 +128,7 @@ class Placer:
         if said[0] == "node":
             name = said[1]
             drained = Switch(on=True, by=by, when=when, why=why) if after.nodes[name].drained else None
-            self._paper(DRAINS + name, DrainRecord).edit(lambda _: DrainRecord(drained=drained), then)
+            self._record(DRAINS + name, DrainRecord).edit(lambda _: DrainRecord(drained=drained), then)
             return
         name = said[1]
 
@@ -139,18 +139,16 @@ class Placer:
             on = {said[3]} if said[0] == "enable" and len(said) > 3 else set()  # it may be off by its own memory alone
             return msgspec.structs.replace(became, enabled=tuple(sorted({*became.enabled, *on})))
 
-        self._paper(SWITCHES + name, SwitchRecord).edit(edit, then, refused)
+        self._record(SWITCHES + name, SwitchRecord).edit(edit, then, refused)
 
     def maintain(self, name: str, switch: Switch | None, then: Callable[[], None]) -> None:
-        """Begin or end (None) passing over failures. Raises ValueError: it is not healthy, or not known."""
-        if name not in self.rules:
-            raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
+        """Begin or end (None) passing over failures. Raises ValueError: it is not known."""
+        self._refuse_unknown(name)
         self._edit_switches(name, lambda record: msgspec.structs.replace(record, maintenance=switch), then)
 
     def reset(self, name: str, then: Callable[[], None]) -> None:
-        """Both switches as the configuration has them, and no order."""
-        if name not in self.rules:
-            raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
+        """Both switches as the configuration has them, and no order. Raises ValueError: it is not known."""
+        self._refuse_unknown(name)
 
         def edit(record: SwitchRecord) -> SwitchRecord:
             off = self.view.packages[name].off if name in self.view.packages else {}  # by memory of critical, too
@@ -158,6 +156,10 @@ class Placer:
             return SwitchRecord(maintenance=record.maintenance, enabled=enabled)
 
         self._edit_switches(name, edit, then)
+
+    def _refuse_unknown(self, name: str) -> None:
+        if name not in self.rules:
+            raise ValueError(f"there is no package `{name}` (there are: {', '.join(sorted(self.rules)) or 'none'})")
 
     def switch(self, name: str, happening: Happening, why: str) -> None:
         """Something has changed a switch by itself: on this node."""
@@ -181,15 +183,15 @@ class Placer:
     def _edit_switches(
         self, name: str, edit: Callable[[SwitchRecord], SwitchRecord], then: Callable[[], None] | None = None
     ) -> None:
-        self._paper(SWITCHES + name, SwitchRecord).edit(lambda record: edit(record or SwitchRecord()), then)
+        self._record(SWITCHES + name, SwitchRecord).edit(lambda record: edit(record or SwitchRecord()), then)
 
-    def _paper(self, key: str, kind: type[msgspec.Struct]) -> Paper:
-        if key not in self._mine:
+    def _record(self, key: str, kind: type[msgspec.Struct]) -> SharedRecord:
+        if key not in self._shared:
             failed = lambda text: self.desk.journal.write("store_trouble", cause=text)  # noqa: E731 - short
             deadline, retry = self.timing.renewal_deadline, self.timing.retry
             stands = lambda record: self._stands(key, record)  # noqa: E731 - short
-            self._mine[key] = Paper(self.desk, key, kind, deadline, retry, failed, stands)
-        return self._mine[key]
+            self._shared[key] = SharedRecord(self.desk, key, kind, deadline, retry, failed, stands)
+        return self._shared[key]
 
     def _stands(self, key: str, record: Any) -> None:
         """Written, so whoever asks next sees it: the watch may take its time."""
@@ -272,7 +274,7 @@ class Placer:
         self.papers.nodes[self.me.node] = now
         if now != self._announced:
             self._announced = now
-            self._paper(NODES + self.me.node, NodeRecord).edit(lambda _: self._announced)
+            self._record(NODES + self.me.node, NodeRecord).edit(lambda _: self._announced)
 
     def _say(self, now: dict[str, Decision]) -> None:
         for name, decision in now.items():
@@ -284,14 +286,14 @@ class Placer:
 
     # ---- this node's packages
     def _tend(self, controller: Controller) -> None:
-        name, papers = controller.name, self.papers.switches.get(controller.name)
+        name, record = controller.name, self.papers.switches.get(controller.name)
         decision = self.mine.get(name)
-        controller.maintenance = _maintenance(papers)
-        self._heed_switches(controller, papers)
+        controller.maintenance = record.maintenance.alone if record and record.maintenance else ""
+        self._heed_switches(controller, record)
         if controller.situation.halt or decision is None:
             controller.place(allowed=False)
             return
-        self._press(controller, papers.order if papers else None)
+        self._press(controller, record.order if record else None)
         held_here = self._held_here(controller)
         goes = decision.what is What.HALT and (not decision.heir or self._hearing.heard(decision.heir))
         unwanted = decision.cause if goes else ""
@@ -335,20 +337,20 @@ class Placer:
         record = controller.claim.record
         return record is not None and holds(record, self.me.node)
 
-    def _heed_switches(self, controller: Controller, papers: SwitchRecord | None) -> None:
+    def _heed_switches(self, controller: Controller, record: SwitchRecord | None) -> None:
         """Critical switches the package off on this node for good, until a person enables it, from anywhere."""
         node, off = self.me.node, controller.situation.off
-        if papers is not None and node in papers.enabled:
+        if record is not None and node in record.enabled:
             if off and controller.situation.state not in (State.HALTING, State.STUCK):
                 controller.enable("enabled by hand")
             if not controller.situation.off:
 
-                def heard(record: SwitchRecord) -> SwitchRecord:
-                    left = tuple(each for each in record.enabled if each != node)
-                    return msgspec.structs.replace(record, enabled=left)
+                def heard(found: SwitchRecord) -> SwitchRecord:
+                    left = tuple(each for each in found.enabled if each != node)
+                    return msgspec.structs.replace(found, enabled=left)
 
                 self._once(controller.name, "heard", heard)
-        elif off and (papers is None or node not in papers.off):
+        elif off and (record is None or node not in record.off):
             self._once(controller.name, "off", self._after(controller.name, Happening.FAILED, off))
 
     def _remove_fulfilled(self) -> None:
@@ -388,9 +390,3 @@ def _present(node: NodeView | None) -> bool:
 
 def _without(record: SwitchRecord, order: Order) -> SwitchRecord:
     return record if record.order != order else msgspec.structs.replace(record, order=None)
-
-
-def _maintenance(papers: SwitchRecord | None) -> str:
-    if papers is None or papers.maintenance is None:
-        return ""
-    return str(papers.maintenance).strip(" :") or "by hand"

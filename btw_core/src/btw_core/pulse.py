@@ -46,7 +46,7 @@ class Held(Exception):
         self.pid = pid
 
 
-class Manager(NamedTuple):
+class ManagerHalf(NamedTuple):
     """The manager's half. Instants are on CLOCK_BOOTTIME."""
 
     pid: int = 0
@@ -64,7 +64,7 @@ class Manager(NamedTuple):
     locks: Mapping[str, tuple[int, float]] | None = None
 
 
-class Keeper(NamedTuple):
+class KeeperHalf(NamedTuple):
     """The keeper's half."""
 
     pid: int = 0
@@ -74,8 +74,8 @@ class Keeper(NamedTuple):
     served: bool = False  # a service manager starts another keeper when this one ends
 
 
-_Half = TypeVar("_Half", Manager, Keeper)
-_FIRST = {Manager: 0, Keeper: 2}  # number of the half's first place
+_Half = TypeVar("_Half", ManagerHalf, KeeperHalf)
+_FIRST = {ManagerHalf: 0, KeeperHalf: 2}  # number of the half's first place
 
 
 class Pulse:
@@ -124,19 +124,19 @@ class Pulse:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         return cls(path, os.open(path, flags), boot, mmap.ACCESS_READ)
 
-    def manager(self) -> Manager | None:
+    def manager(self) -> ManagerHalf | None:
         """None: nothing of this boot can be read."""
-        half = self._read(Manager)
+        half = self._read(ManagerHalf)
         if half is None:
             return None
         locks = half.locks and {name: (int(a), float(b)) for name, (a, b) in half.locks.items()}
         return half._replace(leases={name: (float(a), float(b)) for name, (a, b) in half.leases.items()}, locks=locks)
 
-    def keeper(self) -> Keeper | None:
+    def keeper(self) -> KeeperHalf | None:
         """None: nothing of this boot can be read."""
-        return self._read(Keeper)
+        return self._read(KeeperHalf)
 
-    def write(self, half: Manager | Keeper) -> None:
+    def write(self, half: ManagerHalf | KeeperHalf) -> None:
         """Nothing where the file was cut short: touching what is not there would be SIGBUS. Raises ValueError when it
         does not fit."""
         if self._short():
@@ -191,7 +191,7 @@ class Pulse:
             return None
         return kind(**{key: said[key] for key in kind._fields if key in said})  # another release may say more, or less
 
-    def _highest(self, kind: type[Manager] | type[Keeper]) -> tuple[int, dict[str, Any] | None]:
+    def _highest(self, kind: type[ManagerHalf] | type[KeeperHalf]) -> tuple[int, dict[str, Any] | None]:
         """Sequence number and content of the valid place that was written last; 0 and None where there is none.
 
         Between the two places the writer may have gone on, and be writing to the second one: the first is the last only

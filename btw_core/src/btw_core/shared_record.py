@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,13 @@ from .switches import Refused
 Edit = Callable[[Any], Any]
 
 
-class Paper:
+class _Wanted(NamedTuple):
+    edit: Edit
+    then: Callable[[], None] | None
+    refused: Callable[[str], None] | None
+
+
+class SharedRecord:
     """One key. An edit is a function record -> record (None: absent) and may be applied again; `failed(text)` is said
     once for each outage, `stands(record)` of what is known to be there. What an edit raises as ValueError or Refused
     goes to its `refused`, and it is dropped."""
@@ -32,7 +38,7 @@ class Paper:
     ) -> None:
         self.desk, self.key, self._kind = desk, key, kind
         self._deadline, self._retry, self._failed, self._stands = deadline, retry, failed, stands
-        self._edits: list[tuple[Edit, Callable[[], None] | None, Callable[[str], None] | None]] = []
+        self._edits: list[_Wanted] = []
         self._busy = False
         self._trouble = ""
 
@@ -43,7 +49,7 @@ class Paper:
         refused: Callable[[str], None] | None = None,
     ) -> None:
         """As soon as possible; `then` once the record is as the edit leaves it."""
-        self._edits.append((edit, then, refused))
+        self._edits.append(_Wanted(edit, then, refused))
         self._read()
 
     def _read(self) -> None:
@@ -65,10 +71,10 @@ class Paper:
         wanted, done = record, []
         for each in self._edits:
             try:
-                wanted = each[0](wanted)
+                wanted = each.edit(wanted)
             except (ValueError, Refused) as error:
-                if each[2] is not None:
-                    each[2](str(error))
+                if each.refused is not None:
+                    each.refused(str(error))
                 continue
             done.append(each)
         self._edits = list(done)  # what comes while the answer is under way is not done
@@ -83,7 +89,7 @@ class Paper:
             deadline=self._deadline,
         )
 
-    def _put_answered(self, answer: StoreAnswered, done: list[Any], record: Any) -> None:
+    def _put_answered(self, answer: StoreAnswered, done: list[_Wanted], record: Any) -> None:
         if answer.revision is not None:
             self._settle(done, record)
         elif answer.conflict:
@@ -92,14 +98,14 @@ class Paper:
         else:  # cannot tell: read again; the edits are applied to whatever is there
             self._later(answer.unavailable)
 
-    def _settle(self, done: list[Any], record: Any) -> None:
+    def _settle(self, done: list[_Wanted], record: Any) -> None:
         self._busy, self._trouble = False, ""
         if record is not None:
             self._stands(record)
         self._edits = [each for each in self._edits if each not in done]
-        for _, then, _ in done:
-            if then is not None:
-                then()
+        for each in done:
+            if each.then is not None:
+                each.then()
         self._read()
 
     def _later(self, trouble: str) -> None:
@@ -107,4 +113,4 @@ class Paper:
             self._trouble = trouble
             self._failed(f"{self.key} is not known to be written: {trouble}; trying again")
         self._busy = False
-        self.desk.at(self.desk.now() + self._retry, ("paper", self.key), self._read)
+        self.desk.at(self.desk.now() + self._retry, ("shared", self.key), self._read)

@@ -6,17 +6,17 @@ import pytest
 
 from btw_core.cluster import Switch
 from btw_core.lease import decode, encode
-from btw_core.paper import Paper
 from btw_core.records import DrainRecord
+from btw_core.shared_record import SharedRecord
 from btw_core.switches import Refused
 from btw_core.testing.fakes import Bench
 
 KEY = "drains/a"
 
 
-def _paper(bench: Bench) -> Paper:
+def _shared(bench: Bench) -> SharedRecord:
     failed = lambda text: bench.journal.write("store_trouble", cause=text)  # noqa: E731 - short
-    return Paper(bench.desk, KEY, DrainRecord, 1.0, 0.5, failed, lambda _record: None)
+    return SharedRecord(bench.desk, KEY, DrainRecord, 1.0, 0.5, failed, lambda _record: None)
 
 
 def _drained(why: str) -> DrainRecord:
@@ -37,7 +37,7 @@ def test_who_was_slower_edits_what_the_other_wrote() -> None:
         return _drained("mine")
 
     done: list[str] = []
-    _paper(bench).edit(edit, lambda: done.append("done"))
+    _shared(bench).edit(edit, lambda: done.append("done"))
     bench.store.answer()  # read: nothing is there
     bench.store.write(KEY, encode(_drained("theirs")))
     _answers(bench)
@@ -54,9 +54,9 @@ def test_what_the_other_forbids_is_said_and_the_rest_is_written() -> None:
 
     refused: list[str] = []
     done: list[str] = []
-    paper = _paper(bench)
-    paper.edit(forbidden, lambda: done.append("forbidden"), refused.append)
-    paper.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
+    shared = _shared(bench)
+    shared.edit(forbidden, lambda: done.append("forbidden"), refused.append)
+    shared.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
     _answers(bench)
     assert (refused, done) == (["not now"], ["mine"])
     assert decode(DrainRecord, KEY, bench.store.records[KEY].value) == _drained("mine")
@@ -66,7 +66,7 @@ def test_what_the_other_forbids_is_said_and_the_rest_is_written() -> None:
 def test_in_doubt_it_is_written_again(committed: bool) -> None:
     bench = Bench()
     done: list[str] = []
-    _paper(bench).edit(lambda _: _drained("mine"), lambda: done.append("done"))
+    _shared(bench).edit(lambda _: _drained("mine"), lambda: done.append("done"))
     bench.store.answer()
     bench.store.lose(committed=committed)
     assert not done
@@ -78,9 +78,9 @@ def test_in_doubt_it_is_written_again(committed: bool) -> None:
 def test_a_store_that_takes_no_writes_is_said_once() -> None:
     """A full disk: reading works all the time, writing does not, twice a second."""
     bench = Bench()
-    paper = _paper(bench)
+    shared = _shared(bench)
     done: list[str] = []
-    paper.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
+    shared.edit(lambda _: _drained("mine"), lambda: done.append("mine"))
     for _ in range(5):
         bench.store.answer()
         bench.store.lose(committed=False)
