@@ -113,6 +113,28 @@ def test_what_is_up_is_kept_over_files_that_are_broken_or_gone(daemons: Daemons)
 
 
 @pytest.mark.parametrize("daemons", ["local"], indirect=True)
+def test_what_is_up_is_kept_over_a_packages_directory_that_is_none(daemons: Daemons) -> None:
+    """A link to what is no directory, or to nowhere, has its name: another manager goes on with what was applied, and
+    can stop it."""
+    alone(daemons, "web")
+    started(daemons, "n1")
+    daemons.settles(web="n1")
+    packages, good = daemons.directory / "packages", daemons.directory / "packages.good"
+    packages.rename(good)
+    for target in ("/dev/null", "/nonexistent/packages"):
+        packages.unlink(missing_ok=True)
+        packages.symlink_to(target)
+        daemons.until(kill_manager(daemons, "n1"))
+        daemons.settles(web="n1")
+        assert "goes on with the package files as they were: web may be up here" in daemons.btw("status")
+    daemons.btw("stop", "web")
+    packages.unlink()
+    good.rename(packages)
+    assert "applied on n1" in daemons.btw("apply")
+    assert begun(daemons, "web") == ["n1"]
+
+
+@pytest.mark.parametrize("daemons", ["local"], indirect=True)
 def test_what_is_up_is_kept_over_a_broken_btw_toml(daemons: Daemons) -> None:
     """Its manager and the zygote are killed while btw.toml is broken: others go on with it as it was. Mended, it is
     taken over by an upgrade in place."""

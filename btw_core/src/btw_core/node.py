@@ -160,7 +160,7 @@ class Node:
     # ---- beginning and end
     async def _prepare(self) -> list[PackageSpec]:
         """Everything that may be refused."""
-        self._setup.places.ensure()
+        self._setup.places.ensure(packages=False)
         self._lock()
         self._kept.open(self.names)
         self._beat(self._loop.time())

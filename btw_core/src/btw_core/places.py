@@ -22,10 +22,11 @@ class Places:
     log: Path  # log/NODE/PKG.log of `run -d`
     local_lock: Path  # the embedded store
 
-    def ensure(self) -> None:
+    def ensure(self, *, packages: bool = True) -> None:
         """Make the directories that are missing. Blocks on the disk; may be repeated. Raises ConfigError when one
-        cannot be made, is not writable, or (in /tmp, where anybody may have made it) belongs to somebody else."""
-        problems = [*_make(self.packages, 0o755)]
+        cannot be made, is not writable, or (in /tmp, where anybody may have made it) belongs to somebody else. A
+        manager can do without that of the `packages`: what is up it knows."""
+        problems = [*_make(self.packages, 0o755)] if packages else []
         for directory in dict.fromkeys((self.state, self.run, self.log)):
             problems += _make(directory, 0o700) or _usable(directory)
         if problems:

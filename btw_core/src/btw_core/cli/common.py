@@ -138,7 +138,9 @@ def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, 
                 paths.append(path)
                 time.sleep(0.05)
             elif path in kept(places.run, node):
-                troubles.append(f"{path.parent.name}: its keeper lives, its manager does not answer: {error}")
+                log = places.log / path.parent.name / f"{path.stem.removeprefix('@')}.log"
+                why = f"tail {log}" if log.exists() else "journalctl -u btw"
+                troubles.append(f"{path.parent.name}: its keeper lives, its manager does not answer; why: {why}")
             elif not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
                 troubles.append(str(error))
             continue

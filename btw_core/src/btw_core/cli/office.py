@@ -130,12 +130,13 @@ def _cluster(path: Path) -> dict[str, Any]:
     return answer
 
 
-def offices(places: Places, node: str | None = None) -> list[Office]:
-    """The daemons on this computer that answer, that of `node` first. Waits for one whose keeper lives."""
+def offices(places: Places, node: str | None = None, patience: float = REPLACED) -> list[Office]:
+    """The daemons on this computer that answer, that of `node` first. Waits `patience` seconds for one whose keeper
+    lives."""
     from ..control import NoAnswer, sockets
     from ..records import SLOT
 
-    end = time.monotonic() + REPLACED
+    end = time.monotonic() + patience
     while True:
         found, waits = [], False
         for path in dict.fromkeys([*sockets(places.run), *kept(places.run)]):

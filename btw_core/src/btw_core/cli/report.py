@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import __version__
-from .common import Given, fail, managers, read_store, setup_options
+from .common import PATIENCE, Given, fail, managers, read_store, setup_options
 from .office import offices
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _end(file: Path) -> str:
 def _status(setup: Setup) -> dict[str, str | bytes]:
     found, troubles = managers(setup.places)
     said = {"managers": [answer for _, answer in found], "troubles": troubles}
-    pictures = {each.node: each.raw for each in offices(setup.places)}
+    pictures = {each.node: each.raw for each in offices(setup.places, None, PATIENCE)}
     return {
         "status.json": redacted(json.dumps(said, indent=2, default=str)),
         "cluster.json": redacted(json.dumps(pictures, indent=2, default=str)),

@@ -11,6 +11,7 @@ import click
 
 from ..cluster import RUNNING, Kind
 from .common import (
+    PATIENCE,
     Given,
     json_option,
     managers,
@@ -52,7 +53,7 @@ def command(packages: tuple[str, ...], as_lines: bool, given: Given, as_json: bo
     found = [(path, answer) for path, answer in everyone if given.node in (None, answer["node"])]
     rows: list[Package] = [_closely(package, answer) for _, answer in found for package in answer["packages"]]
     managed = {(package["package"], answer["node"]) for _, answer in everyone for package in answer["packages"]}
-    there = next(iter(offices(setup.places, given.node)), None)
+    there = next(iter(offices(setup.places, given.node, PATIENCE)), None)
     rows += _elsewhere(there, rows) if there else []
     rows += _idle(setup, {row["package"] for row in rows}, managed, troubles)
     for _, answer in found:
