@@ -164,8 +164,7 @@ class _LineFile:
             there = self._path.stat()
         except FileNotFoundError:
             return False
-        mine = os.fstat(self._descriptor)
-        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+        return os.path.samestat(there, os.fstat(self._descriptor))
 
     def close(self) -> None:
         if self._descriptor >= 0:
