@@ -1,4 +1,4 @@
-"""The nodes of one disk, for the modules about its reservation."""
+"""What modules of booted machines share: the journals of a failed test, and the nodes of one disk."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from vm.lab import Lab
 TIMES = Timing(pace=1, timeout=5, start_timeout=20, stop_timeout=5)
 
 
+@pytest.fixture(autouse=True)
+def journals(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A failed test shows all of its machines, whatever they are called in its module."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        machines = {id(each): each for each in request.node.funcargs.values() if hasattr(each, "told")}
+        for each in machines.values():
+            print(each.told())
+
+
 @pytest.fixture(scope="module")
-def writers() -> Iterator[Disks]:
+def disks() -> Iterator[Disks]:
     """Booted once for a module."""
     assert violations(TIMES) == []
     with Lab(machines=4, etcd=1, disk=True, paths=2) as lab:
         yield Disks(lab, TIMES)
-
-
-@pytest.fixture
-def disks(writers: Disks, request: pytest.FixtureRequest) -> Iterator[Disks]:
-    """A failed test shows all journals."""
-    failed = request.session.testsfailed
-    yield writers
-    if request.session.testsfailed > failed:
-        print(writers.told())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[Ledger]:
+def ledger() -> Iterator[Ledger]:
     assert violations(TIMES) == []
     with Lab(machines=3, etcd=1, disk=True) as lab:
         ledger = Ledger(lab, TIMES)
@@ -29,15 +29,6 @@ def machines() -> Iterator[Ledger]:
             yield ledger
         finally:
             ledger.close()
-
-
-@pytest.fixture
-def ledger(machines: Ledger, request: pytest.FixtureRequest) -> Iterator[Ledger]:
-    """A failed test shows all journals."""
-    failed = request.session.testsfailed
-    yield machines
-    if request.session.testsfailed > failed:
-        print(machines.told())
 
 
 @pytest.fixture

@@ -21,19 +21,10 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[Hosts]:
+def hosts() -> Iterator[Hosts]:
     assert violations(TIMES) == []
     with Lab(machines=3, etcd=1) as lab:
         yield Hosts(lab, TIMES)
-
-
-@pytest.fixture
-def hosts(machines: Hosts, request: pytest.FixtureRequest) -> Iterator[Hosts]:
-    """A failed test shows all journals."""
-    failed = request.session.testsfailed
-    yield machines
-    if request.session.testsfailed > failed:
-        print(machines.told())
 
 
 def told(node: Host, state: str, what: str) -> tuple[Hanging, str]:

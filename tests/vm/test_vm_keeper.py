@@ -26,12 +26,9 @@ def machines() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(machines: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A failed test shows all journals. Whatever happened, there were never two."""
-    failed = request.session.testsfailed
+def cluster(machines: Cluster) -> Iterator[Cluster]:
+    """Whatever happened, there were never two."""
     yield machines
-    if request.session.testsfailed > failed:
-        print(machines.told())
     assert machines.lab.referee.overlaps(PACKAGE) == []
 
 

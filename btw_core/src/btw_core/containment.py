@@ -44,15 +44,15 @@ def machine_id() -> str:
     return (machine or f"host {socket.gethostname()}") + place
 
 
-def kill_process(process: Process) -> None:
-    """SIGKILL to exactly this process; nothing when it is gone. Raises PermissionError. Does not wait."""
+def kill_process(process: Process, number: signal.Signals = signal.SIGKILL) -> None:
+    """A signal to exactly this process; nothing when it is gone. Raises PermissionError. Does not wait."""
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(process.pid)
         try:
             # the descriptor is bound to whoever has the pid now; the start time says whether that is the one meant
             stat = proc_stat(process.pid)
             if stat is not None and stat.start_time == process.start_time:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(pidfd, number)
         finally:
             os.close(pidfd)
 

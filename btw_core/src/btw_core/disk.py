@@ -62,7 +62,7 @@ class FileDisk:
             except FileNotFoundError:  # removed since it was opened: the lock on it would shut out nobody
                 os.close(descriptor)
                 continue
-            if (opened.st_dev, opened.st_ino) == (there.st_dev, there.st_ino):
+            if os.path.samestat(opened, there):
                 break
             os.close(descriptor)
         self._locks[package] = descriptor

@@ -59,11 +59,6 @@ class Case(NamedTuple):
         return self.timing.hard_at(0.0)
 
     @property
-    def stall(self) -> float:
-        """Seconds without a beat after which the keeper kills the manager."""
-        return max(2.0, (self.timing.timeout - self.timing.pace) / 3)
-
-    @property
     def spare(self) -> float:
         """T - P - 2r: so long renewals may be missing before the lock is lost."""
         t = self.timing
@@ -139,8 +134,8 @@ def _manager_killed(c: Case) -> Cells:
 
 
 def _manager_frozen(c: Case) -> Cells:
-    two = kept(f"The keeper kills it after {in_seconds(c.stall)} and starts another; {c.cut_off}.", c.hard)
-    return two, _runs_on(c, "the next manager renews", c.spare - c.stall)
+    two = kept(f"The keeper kills it after {in_seconds(c.timing.stall)} and starts another; {c.cut_off}.", c.hard)
+    return two, _runs_on(c, "the next manager renews", c.spare - c.timing.stall)
 
 
 def _keeper_gone(c: Case) -> Cells:

@@ -21,8 +21,8 @@ _SIOCGIFHWADDR, _ARPHRD_ETHER = 0x8927, 1  # netdevice(7), linux/if_arp.h
 
 
 def incarnation(node: str, slot: str, state: Path, self_fence: str = "none") -> Incarnation:
-    """This process as the manager of `node` with the state directory `state`; `slot` is the first of its
-    packages, `self_fence` what btw.toml says. The nonce is new at every call.
+    """This process as the manager of `node` with the state directory `state`; `slot`: see `Incarnation`,
+    `self_fence`: what its keeper will do. The nonce is new at every call.
 
     Makes the node's cgroup where it can. Blocks on /proc only. Raises OSError where /proc is not mounted."""
     pid = os.getpid()

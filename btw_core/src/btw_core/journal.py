@@ -7,6 +7,7 @@ pipe goes through a thread of its own: a terminal that was stopped with Ctrl-S m
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -137,7 +138,7 @@ class _LineFile:
         written = os.write(self._descriptor, data)
         self._torn = written < len(data) and (self._torn or written > 0)
         if written < len(data):
-            raise OSError(28, "the disk is full")
+            raise OSError(errno.ENOSPC, "the disk is full")
 
     def _renew(self) -> None:
         """Open the file that has the name now; give a large one another name."""
@@ -164,8 +165,7 @@ class _LineFile:
             there = self._path.stat()
         except FileNotFoundError:
             return False
-        mine = os.fstat(self._descriptor)
-        return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+        return os.path.samestat(there, os.fstat(self._descriptor))
 
     def close(self) -> None:
         if self._descriptor >= 0:

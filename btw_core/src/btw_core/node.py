@@ -31,7 +31,7 @@ from .manager import Manager
 from .placer import Daemon
 from .plugins import open_store
 from .ports import HaltAsked, Ports, Report
-from .pulse import LEFT, PULSE, STALE
+from .pulse import LEFT, PULSE
 from .records import SLOT
 from .resource import ConfigError, Problem
 from .settings import Setup
@@ -40,6 +40,7 @@ from .store import Store
 from .store_late import LateStore
 from .store_port import ThreadedStorePort
 from .summary import summary
+from .timing import SHORTEST_STALL
 from .types import PackageSpec, State
 
 #: Exit codes (sysexits.h where it has one).
@@ -222,8 +223,7 @@ class Node:
         names = ", ".join(self.names) or "no packages"
         began = f"managing {names}; lock {self._store.description}; btw {__version__}"
         self._journal.write("began", cause=began, pid=self._me.pid)
-        stall = min(((each.timing.timeout - each.timing.pace) / 3 for each in packages), default=STALE)
-        self._kept.began(max(STALE, stall))
+        self._kept.began(min((each.timing.stall for each in packages), default=SHORTEST_STALL))
         self.schedule()
         code = await self._ended
         why = f"{names}: left as they are, to another manager" if code == LEFT else f"{names}: halted here"

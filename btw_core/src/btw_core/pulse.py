@@ -154,14 +154,12 @@ class Pulse:
             there = self.path.lstat()
         except OSError:  # whatever the reason, others do not get there either
             return True
-        mine = os.fstat(self.descriptor)
-        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino) or self._short()
+        return not os.path.samestat(there, os.fstat(self.descriptor)) or self._short()
 
     def renewed(self) -> Pulse:
         """For a keeper whose pulse is gone: an empty one at its path, locked. Raises Held, OSError."""
         try:
-            there, mine = self.path.lstat(), os.fstat(self.descriptor)
-            cut = (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+            cut = os.path.samestat(self.path.lstat(), os.fstat(self.descriptor))
         except FileNotFoundError:
             cut = False
         if cut:  # its lock is ours already

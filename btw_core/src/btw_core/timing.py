@@ -12,6 +12,8 @@ import msgspec
 
 #: One renewal retry after a failed one comes at most this many seconds later.
 RETRY_CEILING = 0.5
+#: Seconds without a beat that are never taken for a stall, whatever the pace: computers are busy.
+SHORTEST_STALL = 2.0
 #: Seconds an operation process may take to vanish after SIGKILL before the next one is begun beside it.
 KILL_GRACE = 1.0
 
@@ -46,6 +48,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     def retry(self) -> float:
         """Seconds between a failed try of a renewal and the next."""
         return min(self.pace, RETRY_CEILING)
+
+    @property
+    def stall(self) -> float:
+        """Seconds without a beat after which the keeper kills a manager: the next one still has time to renew twice."""
+        return max(SHORTEST_STALL, (self.timeout - self.pace) / 3)
 
     def lost_at(self, sent: float) -> float:
         """The lock counts as lost from this instant on."""

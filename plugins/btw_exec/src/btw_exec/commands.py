@@ -82,13 +82,20 @@ def executable_problems(key: str, path: Path) -> list[Problem]:
     return []
 
 
+def relative_problems(key: str, path: str, example: str = "") -> list[Problem]:
+    """A path that means another file in another directory."""
+    if Path(path).is_absolute():
+        return []
+    text = f"{key} = {path} is relative to the directory that btw happens to be started in"
+    return [Problem(key=key, text=text, remedy=f"give the full path{example}")]
+
+
 def cwd_problems(cwd: str) -> list[Problem]:
     """A working directory that is relative or missing."""
     if not cwd:
         return []
-    if not cwd.startswith("/"):
-        text = f"cwd = {cwd} is relative to the directory that btw happens to be started in"
-        return [Problem(key="cwd", text=text, remedy="give the full path")]
+    if found := relative_problems("cwd", cwd):
+        return found
     if not Path(cwd).is_dir():
         return [Problem(key="cwd", text=f"cwd = {cwd} is no directory", remedy=f"mkdir -p {cwd}, or correct it")]
     return []

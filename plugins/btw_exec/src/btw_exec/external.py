@@ -12,7 +12,7 @@ from btw_core import Context, Failed, FailedEverywhere, Problem, Resource, Statu
 from btw_core.command import ending, execute, last_said
 from btw_core.resource import CheckContext, Completed
 
-from .commands import Env, executable_problems
+from .commands import Env, executable_problems, relative_problems
 
 #: Exit code of start: the package is not to be tried on another node. Any other but 0: it is.
 NOWHERE = 1
@@ -56,11 +56,7 @@ class External(Resource, frozen=True, kw_only=True, tag="external"):
 
     def check(self, ctx: CheckContext) -> list[Problem]:
         """Runs `validate`."""
-        if not Path(self.path).is_absolute():
-            text = f"path = {self.path} is relative to the directory that btw happens to be started in"
-            return [Problem(key="path", text=text, remedy="give the full path")]
-        found = executable_problems("path", Path(self.path))
-        if found:
+        if found := relative_problems("path", self.path) or executable_problems("path", Path(self.path)):
             return found
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BTW_")}
         who = {"CLUSTER": ctx.cluster, "NODE": ctx.node, "PACKAGE": ctx.package, "RESOURCE": self.name}

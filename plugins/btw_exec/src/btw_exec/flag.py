@@ -13,6 +13,8 @@ from msgspec import Meta
 from btw_core import CannotTell, Context, Failed, Problem, Resource, Status
 from btw_core.resource import CheckContext
 
+from .commands import relative_problems
+
 #: The file is certainly not there. Anything else (no permission, an I/O error, a stale handle) leaves it open.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
@@ -69,10 +71,9 @@ class Flag(Resource, frozen=True, kw_only=True, tag="flag"):
         return ("path", os.path.realpath(self.path))
 
     def check(self, ctx: CheckContext) -> list[Problem]:
+        if found := relative_problems("path", self.path, ", such as /run/NAME.flag"):
+            return found
         path = Path(self.path)
-        if not path.is_absolute():
-            text = f"path = {self.path} is relative to the directory that btw happens to be started in"
-            return [Problem(key="path", text=text, remedy="give the full path, such as /run/NAME.flag")]
         if not path.parent.is_dir():
             text = f"path = {path}: {path.parent} is no directory"
             return [Problem(key="path", text=text, remedy=f"mkdir -p {path.parent}, or correct the path")]

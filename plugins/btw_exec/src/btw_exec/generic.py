@@ -11,6 +11,7 @@ from msgspec import Meta
 from btw_core import CannotTell, Context, Failed, Problem, Resource, Status
 from btw_core.resource import CheckContext
 
+from .commands import relative_problems
 from .values import Unknown, flaw, means_up, read
 
 #: Seconds between two looks at a value that is waited for, and those of a start that are kept for saying so.
@@ -74,10 +75,8 @@ class Generic(Resource, frozen=True, kw_only=True, tag="generic"):
         ctx.state.clear()
 
     def check(self, ctx: CheckContext) -> list[Problem]:
-        if not Path(self.path).is_absolute():
-            text = f"path = {self.path} is relative to the directory that btw happens to be started in"
-            return [Problem(key="path", text=text, remedy="give the full path")]
-        found = []
+        if found := relative_problems("path", self.path):
+            return found
         if Path(self.path).exists() and not Path(self.path).is_file():
             text = f"path = {self.path} is no regular file"
             found.append(Problem(key="path", text=text, remedy="name a file of its own"))

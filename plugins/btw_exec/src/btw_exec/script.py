@@ -11,7 +11,7 @@ from msgspec import Meta
 from btw_core import Context, Problem, Resource, Status
 from btw_core.resource import CheckContext
 
-from .commands import executable_problems, status_of
+from .commands import executable_problems, relative_problems, status_of
 
 
 def called_as(path: str) -> tuple[str, str]:
@@ -50,7 +50,4 @@ class Script(Resource, frozen=True, kw_only=True, tag="script"):
         return ("path", os.path.realpath(self.path))
 
     def check(self, ctx: CheckContext) -> list[Problem]:
-        if not Path(self.path).is_absolute():
-            text = f"path = {self.path} is relative to the directory that btw happens to be started in"
-            return [Problem(key="path", text=text, remedy="give the full path")]
-        return executable_problems("path", Path(self.path))
+        return relative_problems("path", self.path) or executable_problems("path", Path(self.path))

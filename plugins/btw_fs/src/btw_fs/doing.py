@@ -9,6 +9,7 @@ from pathlib import Path
 
 from btw_core import Context, Failed
 from btw_core.clock import boottime
+from btw_core.command import last_said
 
 from . import devices, fsck, kernel
 from .devices import Block
@@ -146,8 +147,7 @@ def _check(fs: Fs, ctx: Context, fstype: str, block: Block) -> None:
 def _multimount(said: str) -> str:
     if "MMP" in said or "multi-mount" in said.lower():
         return "; multi-mount protection (mmp): another node has it mounted or checks it: see that it is down there"
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
-    return f"; it said last: {last[:200]}" if last else ""
+    return last_said(said)
 
 
 def _kernel(said: str, path: str) -> str:

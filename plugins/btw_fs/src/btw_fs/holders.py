@@ -22,7 +22,7 @@ from btw_core.command import describe, proc_stat
 
 from . import sockets
 from .kernel import Where, swaps, table, where
-from .mountinfo import Number, Table
+from .mountinfo import Number, Table, plain
 from .target import Target
 
 #: Seconds for one step of the walk.
@@ -323,7 +323,7 @@ def _swap(sought: Sought) -> Iterator[str]:
 
 def _exported(sought: Sought) -> Iterator[str]:
     with contextlib.suppress(OSError):  # no nfsd here
-        for line in os.fsdecode(Path("/proc/fs/nfsd/exports").read_bytes()).splitlines():
-            path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split("\t")[0])
+        for line in Path("/proc/fs/nfsd/exports").read_bytes().splitlines():
+            path = plain(line.split(b"\t")[0])
             if path.startswith("/") and sought.is_(where(path)):
                 yield f"{path} is exported by the NFS server: exportfs -u, or stop it before"

@@ -52,16 +52,16 @@ def _mount(line: bytes) -> Mount:
         id=int(head[0]),
         parent=int(head[1]),
         number=(int(major), int(minor)),
-        root=_text(head[3]),
-        point=_text(head[4]),
-        options=frozenset(_text(head[5]).split(",")),
-        fstype=_text(tail[0]),
-        source=_text(tail[1]),
-        super_options=frozenset(_text(tail[2]).split(",")),
+        root=plain(head[3]),
+        point=plain(head[4]),
+        options=frozenset(plain(head[5]).split(",")),
+        fstype=plain(tail[0]),
+        source=plain(tail[1]),
+        super_options=frozenset(plain(tail[2]).split(",")),
     )
 
 
-def _text(field: bytes) -> str:
+def plain(field: bytes) -> str:
     r"""Space, tab, newline, # and \ are \ooo (fs/proc_namespace.c, mangle)."""
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
 

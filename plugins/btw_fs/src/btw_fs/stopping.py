@@ -12,12 +12,14 @@ from pathlib import Path
 from btw_core import Context, Failed
 from btw_core.clock import boottime
 from btw_core.command import describe, proc_stat
+from btw_core.containment import kill_process
 from btw_core.explain import processes
+from btw_core.resource import Process
 
 from . import holders, kernel
 from .child import Hung, call
 from .fs import Fs
-from .holders import Found, Holder
+from .holders import Found
 from .mountinfo import Table
 from .placing import remembered, target_of
 from .target import Kind, Target
@@ -168,7 +170,9 @@ class _Stop:
         for holder in self.found.processes:
             if holder.pid not in spared and (last or holder.pid not in self.termed):
                 self.termed.add(holder.pid)
-                _signal(holder, signal.SIGKILL if last else signal.SIGTERM)
+                very = Process(pid=holder.pid, start_time=holder.start_time)
+                with contextlib.suppress(PermissionError):  # it stays, and is named
+                    kill_process(very, signal.SIGKILL if last else signal.SIGTERM)
 
     def _give_up(self) -> None:
         """Who was killed and still waits for a server that does not answer keeps it busy, and an unmount that finds it
@@ -257,15 +261,3 @@ def _killed(tid: int) -> bool:
             if line.startswith(("SigPnd:", "ShdPnd:")):
                 waiting |= int(line.split()[1], 16)
     return bool(waiting >> (signal.SIGKILL - 1) & 1)
-
-
-def _signal(holder: Holder, number: signal.Signals) -> None:
-    """To that very process, if it is still there."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        descriptor = os.pidfd_open(holder.pid)
-        try:
-            stat = proc_stat(holder.pid)
-            if stat is not None and stat.start_time == holder.start_time:
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from ...keeper_rules import Seen, decide
 from ...ports import Lock
+from ...pulse import STALE
 
 if TYPE_CHECKING:
     from .node import Life, Node
 
-#: Seconds between two looks of a keeper; and how old its beat may be for its manager.
-TICK, STALE = 0.25, 2.0
+#: Seconds between two looks of a keeper.
+TICK = 0.25
 #: Seconds without a beat after which a manager counts as stalled.
 STALL = 2.0
 
