@@ -101,6 +101,21 @@ def _fails_to_start(bench: Bench, placer: Placer, **said: Any) -> None:
     _answers(bench)
 
 
+def test_what_the_store_has_not_taken_is_told_until_it_has() -> None:
+    bench = Bench()
+    placer = _placer(bench)
+    _begins(bench, placer)
+    done: list[str] = []
+    placer.ask("halt web", "root", "", lambda: done.append("done"), lambda _: None)
+    while bench.store.calls:  # each is lost
+        bench.store.lose(committed=False)
+    assert (done, placer.unwritten) == ([], {"web": "no answer"})
+    bench.clock.time += 60
+    bench.desk.fire()
+    _answers(bench)
+    assert (done, placer.unwritten) == (["done"], {})
+
+
 def test_a_lock_that_is_being_given_back_is_no_start() -> None:
     """From the verified stop to the store's answer it halts, for whoever looks."""
     bench = Bench()

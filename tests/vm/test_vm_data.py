@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def ledger() -> Iterator[Ledger]:
     assert violations(TIMES) == []
-    with Lab(machines=3, etcd=1, disk=True) as lab:
+    with Lab(machines=3, etcd=1, disk=True, memory=512) as lab:  # the disk lies in the memory of its machine, twice
         ledger = Ledger(lab, TIMES)
         try:
             yield ledger

@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
@@ -226,6 +226,8 @@ class Node:
         self._kept.began(min((each.timing.stall for each in packages), default=SHORTEST_STALL))
         self.schedule()
         code = await self._ended
+        for text in self._unwritten():
+            self._journal.write("forgotten", cause=f"{text}; ask once more, for this daemon ends")
         why = f"{names}: left as they are, to another manager" if code == LEFT else f"{names}: halted here"
         self._journal.write("ended", cause=manager.failure or ("" if self._goal else why))
         return code
@@ -366,7 +368,15 @@ class Node:
     def found_wrong(self) -> list[str]:
         """What costs a package its place here, and what then."""
         damaged = self.manager.damaged if self.manager is not None else {}
-        return [*self._problems, *(f"{name} is not managed: {text}" for name, text in damaged.items())]
+        wrong = [f"{name} is not managed: {text}" for name, text in damaged.items()]
+        wrong += [f"{text}; done as soon as it does, unless this daemon ends before" for text in self._unwritten()]
+        return self._problems + wrong
+
+    def _unwritten(self) -> Iterator[str]:
+        """What was asked for, of packages and nodes, and is in this process only."""
+        placer = self.manager.placer if self.manager is not None else None
+        for name, trouble in (placer.unwritten if placer else {}).items():
+            yield f"{name} was to be changed, and the lock store has not taken that: {trouble}"
 
     def status(self, manager: Manager) -> Answer:
         """What `status` shows of this manager."""

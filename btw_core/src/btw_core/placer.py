@@ -193,6 +193,12 @@ class Placer:
             self._shared[key] = SharedRecord(self.desk, key, kind, deadline, retry, failed, stands)
         return self._shared[key]
 
+    @property
+    def unwritten(self) -> dict[str, str]:
+        """Packages and nodes with a switch, an order or a drain that the store has not taken, and why."""
+        asked = {key.partition("/")[2]: each for key, each in self._shared.items() if not key.startswith(NODES)}
+        return {name: each.trouble for name, each in asked.items() if each.trouble}
+
     def _stands(self, key: str, record: Any) -> None:
         """Written, so whoever asks next sees it: the watch may take its time."""
         kind, _, name = key.partition("/")

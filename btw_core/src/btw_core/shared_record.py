@@ -40,7 +40,7 @@ class SharedRecord:
         self._deadline, self._retry, self._failed, self._stands = deadline, retry, failed, stands
         self._edits: list[_Wanted] = []
         self._busy = False
-        self._trouble = ""
+        self.trouble = ""  # why what is wanted is not known to be written
 
     def edit(
         self,
@@ -99,7 +99,7 @@ class SharedRecord:
             self._later(answer.unavailable)
 
     def _settle(self, done: list[_Wanted], record: Any) -> None:
-        self._busy, self._trouble = False, ""
+        self._busy, self.trouble = False, ""
         if record is not None:
             self._stands(record)
         self._edits = [each for each in self._edits if each not in done]
@@ -109,8 +109,8 @@ class SharedRecord:
         self._read()
 
     def _later(self, trouble: str) -> None:
-        if not self._trouble:
-            self._trouble = trouble
+        if not self.trouble:
+            self.trouble = trouble
             self._failed(f"{self.key} is not known to be written: {trouble}; trying again")
         self._busy = False
         self.desk.at(self.desk.now() + self._retry, ("shared", self.key), self._read)
