@@ -137,6 +137,12 @@ class Cluster:
         kill(manager.pid, manager.start)
 
     def crash(self, process: subprocess.Popen[str], node: str, slot: str = "web") -> None:
+        """`kill_both`, and until both have ended."""
+        manager, _ = self.kill_both(node, slot)
+        process.wait(LIMIT)
+        self.until(lambda: start_of(manager.pid) != manager.start, "the manager is gone")
+
+    def kill_both(self, node: str, slot: str = "web") -> tuple[ManagerHalf, KeeperHalf]:
         """SIGKILL to keeper and manager of this `btw run` at once: nobody is left to start another one."""
         manager, keeper = self.halves(node, slot)
         for pid, start in ((keeper.pid, keeper.start), (manager.pid, manager.start)):
@@ -144,8 +150,7 @@ class Cluster:
                 os.kill(pid, signal.SIGSTOP)
         kill(manager.pid, manager.start)
         kill(keeper.pid, keeper.start)
-        process.wait(LIMIT)
-        self.until(lambda: start_of(manager.pid) != manager.start, "the manager is gone")
+        return manager, keeper
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "btw_core.cli", *words, "--dir", str(self.directory)]

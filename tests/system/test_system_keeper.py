@@ -186,11 +186,7 @@ def test_a_keeper_that_is_lost_is_replaced(cluster: Cluster, strike: int, number
 def test_keeper_and_manager_killed_at_once(cluster: Cluster, strike: int) -> None:
     """Nobody is left: the other node has it after L, when everything of the first has been ended."""
     with served(cluster, timeout=3) as client:
-        manager, keeper = cluster.halves("n1")
-        for pid in (keeper.pid, manager.pid):
-            os.kill(pid, signal.SIGSTOP)
-        kill(manager.pid, manager.start)
-        kill(keeper.pid, keeper.start)
+        cluster.kill_both("n1")
         cluster.wait("n2", "running")
         cluster.until(lambda: client.answers[-1][1] == "n2", "n2 answers")
         nodes = [node for _, node in client.answers]
@@ -200,11 +196,7 @@ def test_keeper_and_manager_killed_at_once(cluster: Cluster, strike: int) -> Non
 def test_a_run_begun_anew_in_time_goes_on(cluster: Cluster, strike: int) -> None:
     """Keeper and manager killed, and `btw run` called again before the lease has run out: adopted."""
     with served(cluster, timeout=60) as client:
-        manager, keeper = cluster.halves("n1")
-        for pid in (keeper.pid, manager.pid):
-            os.kill(pid, signal.SIGSTOP)
-        kill(manager.pid, manager.start)
-        kill(keeper.pid, keeper.start)
+        _, keeper = cluster.kill_both("n1")
         cluster.until(lambda: start_of(keeper.pid) != keeper.start, "the keeper is gone")
         cluster.run("n1", "web")
         cluster.until(lambda: adopted(cluster) == 1 and running(cluster), "adopted")

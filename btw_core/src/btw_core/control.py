@@ -1,6 +1,9 @@
 """The control socket of a manager: one JSON line asks, one or more JSON lines answer.
 
     {"command": "ping" | "status"}   {"command": "halt" | "enable", "package": NAME, "cause": TEXT}
+    of a daemon, instead of halt:    {"command": "cluster" | "reload"}
+    {"command": "ask", "words": WORDS, "by": WHO, "why": TEXT}   (see `rehearsal.FAULTS`)
+    {"command": "maintenance", "package": NAME, "on": BOOL, "by": WHO, "why": TEXT}   {"command": "reset", ...}
 
 Paths of sockets end after 108 bytes (unix(7)), so both sides go through a descriptor of the directory.
 """
