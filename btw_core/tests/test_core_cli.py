@@ -11,6 +11,7 @@ import pytest
 
 from btw_core import __version__
 from btw_core.cli import COMMANDS, Commands, _main, cli, plugin_commands
+from btw_core.cli.common import closed
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -117,3 +118,23 @@ def test_a_name_that_is_none_makes_no_file(capsys: pytest.CaptureFixture[str], t
 def test_stop_of_what_nobody_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = said(capsys, "stop", "web", "--dir", str(tmp_path))
     assert code == 1 and "nobody manages web here" in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_who_may_not_see_the_managers_is_told_so(tmp_path: Path) -> None:
+    """And not that there are none."""
+    (tmp_path / "run" / "n1").mkdir(parents=True)
+    (tmp_path / "run" / "n1").chmod(0o750)
+    assert closed(tmp_path / "run") == closed(tmp_path / "none") == []
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        os.write(writing, "; ".join(closed(tmp_path / "run")).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        assert "user 65534 may not look into it: be root, or a member of the group btw" in stream.read()
+    assert os.waitpid(pid, 0)[1] == 0

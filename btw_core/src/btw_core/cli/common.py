@@ -126,7 +126,7 @@ def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, 
     seconds for each that hangs."""
     from ..control import NoAnswer, ask, sockets
 
-    found, troubles = [], []
+    found, troubles = [], closed(places.run)
     end = time.monotonic() + PATIENCE
     paths = sorted({*sockets(places.run, node), *kept(places.run, node)})
     while paths:
@@ -147,6 +147,18 @@ def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, 
         if answer is not None:
             found.append((path, answer))
     return found, troubles
+
+
+def closed(run: Path) -> list[str]:
+    """Nodes whose managers this user may not even see."""
+    try:
+        there = [path for path in sorted(run.iterdir()) if not os.access(path, os.R_OK | os.X_OK)]
+    except FileNotFoundError:
+        return []
+    except OSError:
+        there = [run]
+    who = f"user {os.geteuid()} may not look into it: be root, or a member of the group btw"
+    return [f"{path}: {who}" for path in there]
 
 
 def kept(run: Path, node: str | None = None) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import PATIENCE, fail, kept
+from .common import PATIENCE, closed, fail, kept
 
 if TYPE_CHECKING:
     from ..cluster import ClusterView, PackageView
@@ -158,6 +158,8 @@ def office(setup: Setup) -> Office:
     """This node's, or another's on this computer. Leaves with exit code 1 when none answers."""
     found = offices(setup.places, setup.config.node)
     if not found:
+        for trouble in closed(setup.places.run):
+            fail(trouble)
         fail("no daemon answers on this computer: btw daemon -d (or systemctl start btw)")
     return found[0]
 
