@@ -16,9 +16,10 @@ from btw_core.lease import AHEAD, PackageRecord, SessionRecord, decode, encode
 from btw_core.ports import StoreAnswered
 from btw_core.testing.fakes import Bench
 from btw_core.timing import Timing
-from btw_core.types import Incarnation
+from btw_core.types import Incarnation, PackageSpec
 
 TIMING = Timing(pace=4, timeout=16, stop_timeout=20)  # r = 4; T = 16, S = 20
+SPEC = PackageSpec(name="web", timing=TIMING, resources=())
 KEY = "packages/web"
 
 
@@ -39,9 +40,8 @@ class Case(Bench):
         self.lost: list[tuple[str, float]] = []
         self.claim = Claim(
             self.desk,
-            "web",
+            SPEC,
             ME,
-            TIMING,
             taking=lambda: None,
             acquired=lambda *said: self.acquired.append(said),
             lost=lambda *said: self.lost.append(said),

@@ -14,8 +14,7 @@ from . import lease
 from .desk import Desk
 from .lease import DamagedRecord, Judgement, PackageRecord, SessionRecord, Sighting, View, decode, encode
 from .ports import StoreAnswered
-from .timing import Timing
-from .types import Incarnation
+from .types import Incarnation, PackageSpec
 
 _TOUCH = "touch"
 #: What `describe` says of a lock that was never held, or lost.
@@ -30,22 +29,18 @@ class Claim:
     def __init__(
         self,
         desk: Desk,
-        name: str,
+        spec: PackageSpec,
         me: Incarnation,
-        timing: Timing,
         *,
-        lock: str = "",
         taking: Callable[[], None],
         acquired: Callable[[int, bool, str], None],
         lost: Callable[[str, float], None],
         changed: Callable[[], None],
     ) -> None:
         self.desk = desk
-        self.name = name
-        self.lock = lock or name
+        self.name, self.lock, self.timing = spec.name, spec.lock, spec.timing
         self.key = lease.PACKAGES + self.lock
         self.me = me
-        self.timing = timing
         self.wanted = False
         self.tracked = False  # who may want it any moment already counts how long its holder is silent
         self.held = False

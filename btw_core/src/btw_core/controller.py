@@ -41,10 +41,8 @@ class Controller:
         self.health: dict[str, ResourceHealth] = {}
         self.claim = Claim(
             desk,
-            spec.name,
+            spec,
             me,
-            spec.timing,
-            lock=spec.lock,
             taking=lambda: self.memory.taking(),
             acquired=self._acquired,
             lost=lambda cause, hard: self.apply(ev.LeaseLost(at=desk.now(), cause=cause, hard=hard)),

@@ -210,7 +210,7 @@ class Manager:
             self.desk.at(self.desk.now() + self.timing.retry, ("again",), self._list)
             return
         try:
-            view, damaged = _view(answer, self.desk.now())
+            view, damaged = reading(answer, self.desk.now())
         except DamagedRecord as damage:
             self._trouble(str(damage))
             return
@@ -337,7 +337,7 @@ def _session_timing(timing: Timing, pace: float, longest: float) -> Timing:
     )
 
 
-def _view(answer: StoreAnswered, now: float) -> tuple[View, dict[str, str]]:
+def reading(answer: StoreAnswered, now: float) -> tuple[View, dict[str, str]]:
     """What was read, and which packages' records are damaged. Raises DamagedRecord for a session: whose lease it
     carries cannot be told."""
     assert answer.records is not None

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from .. import lease
 from ..desk import Desk
-from ..lease import PackageRecord, SessionRecord, View
+from ..lease import View
+from ..manager import reading
 from ..ports import Lock, Look, Operation, OperationEnded, Ports, StoreAnswered, StoreCall
 from ..store import Record
 from ..types import Saved
@@ -214,13 +214,6 @@ class Bench:
         self.clock.time = end
 
     def view(self) -> View:
-        """What a reading of all records would say that is sent and answered now. Raises DamagedRecord."""
-        packages, sessions = {}, {}
-        for key, record in self.store.records.items():
-            if key.startswith(lease.PACKAGES):
-                found = lease.decode(PackageRecord, key, record.value)
-                packages[key.removeprefix(lease.PACKAGES)] = (record.revision, found)
-            elif key.startswith(lease.SESSIONS):
-                sessions[key] = (record.revision, lease.decode(SessionRecord, key, record.value))
-        now = self.clock.time
-        return View(sent=now, received=now, packages=packages, sessions=sessions)
+        """What a reading of all records would say that is sent and answered now."""
+        call, now = StoreCall(id=0, key=""), self.clock.time
+        return reading(StoreAnswered(call=call, sent=now, records=tuple(self.store.records.values())), now)[0]
