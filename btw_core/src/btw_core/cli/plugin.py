@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .common import json_option, table
 from .plugin_check import check
 from .plugin_new import new
 
 if TYPE_CHECKING:
     from ..plugins import Found, Plugins
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 #: So that whoever writes --dir after every command need not leave it out here.
 _DIR = click.option("--dir", metavar="DIR", expose_value=False, help="Changes nothing: DIR has no plugins of its own.")
 
@@ -31,7 +31,7 @@ command.add_command(check)
 
 @command.command("list")
 @_DIR
-@_JSON
+@json_option
 def list_(as_json: bool) -> None:
     """List everything installed. Imports no plugin."""
     _answer(_rows, as_json)
@@ -40,7 +40,7 @@ def list_(as_json: bool) -> None:
 @command.command
 @click.argument("name")
 @_DIR
-@_JSON
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show NAME: its parameters (type, default, unit, meaning), where it comes from, its hooks."""
     _answer(lambda plugins: _details(plugins, name), as_json, _explained)
@@ -60,7 +60,7 @@ def _answer(
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        click.echo("\n\n".join(text(each) for each in found) if text else _table([list(row.values()) for row in found]))
+        click.echo("\n\n".join(text(each) for each in found) if text else table([list(row.values()) for row in found]))
 
 
 def _rows(plugins: Plugins) -> list[dict[str, Any]]:
@@ -120,8 +120,7 @@ def _explained(said: dict[str, Any]) -> str:
     if "parameters" not in said:
         return "\n".join(rows)
     traits = [text for key, text in _TRAITS.items() if said[key]]
-    header = ["parameter", "type", "default", "unit", "meaning"]
-    table = [header] + [
+    cells = [["parameter", "type", "default", "unit", "meaning"]] + [
         [
             each["name"],
             each["type"],
@@ -132,7 +131,7 @@ def _explained(said: dict[str, Any]) -> str:
         for each in said["parameters"]
     ]
     rows += [f"layer: {said['layer']}", *traits]
-    return "\n".join([said["summary"], *rows, "", _table(table)]).lstrip()
+    return "\n".join([said["summary"], *rows, "", table(cells)]).lstrip()
 
 
 _TRAITS = {
@@ -141,10 +140,3 @@ _TRAITS = {
     "fences": "shuts out former holders of the lock (fence)",
     "watches": "notices changes by itself (watch)",
 }
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

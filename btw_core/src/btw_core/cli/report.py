@@ -128,12 +128,12 @@ def _system(setup: Setup) -> dict[str, str | bytes]:
     for name in ("mountinfo", "net/dev", "loadavg", "meminfo", "uptime"):
         found[f"system/{name.replace('/', '-')}.txt"] = Path(
             "/proc/self" if name == "mountinfo" else "/proc", name
-        ).read_text()
+        ).read_text(errors="replace")
     for name, words in {
         "address": ["ip", "address"],
         "processes": ["ps", "-eo", "pid,ppid,stat,wchan:32,lstart,comm"],
     }.items():
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=10, check=False)
         found[f"system/{name}.txt"] = done.stdout
     return found
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import NoReturn
 
 import click
 
-from btw_core.cli.common import dir_option, json_option, table
+from btw_core.cli.common import dir_option, fail, json_option, table
 from btw_core.config import load_all
 from btw_core.plugins import Plugins
 from btw_core.settings import load_setup
@@ -37,17 +36,17 @@ def set_(name: str, value: str, dir: str | None) -> None:
     found = [(package, generic) for package, generic in everything if generic.name == name]
     if not found:
         there = ", ".join(sorted({generic.name for _, generic in everything})) or "none"
-        _fail(f"no package has a generic resource `{name}` (there are: {there})")
+        fail(f"no package has a generic resource `{name}` (there are: {there})")
     for package, generic in found:
         try:
             means_up(value, generic.up)
         except Unknown as why:
-            _fail(f"{name} of {package}: {why}; nothing was set")
+            fail(f"{name} of {package}: {why}; nothing was set")
     for path in dict.fromkeys(generic.path for _, generic in found):
         try:
             write(path, value)
         except OSError as error:
-            _fail(f"{path}: {error.strerror}; whoever may write this file may set it")
+            fail(f"{path}: {error.strerror}; whoever may write this file may set it")
 
 
 @command.command()
@@ -67,7 +66,7 @@ def show(name: str, dir: str | None, as_json: bool) -> None:
                 said = f"unknown: {why}"
             rows.append({"name": generic.name, "package": package, "value": value, "up": generic.up, "says": said})
     if not rows:
-        _fail(f"no package has a generic resource{f' `{name}`' if name else ''}")
+        fail(f"no package has a generic resource{f' `{name}`' if name else ''}")
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -80,8 +79,3 @@ def _generics(dir: str | None) -> _Found:
     setup = load_setup(dir)
     packages, _ = load_all(setup.config, setup.places, Plugins())
     return [(p.name, each) for p in packages for each in p.resources if isinstance(each, Generic)]
-
-
-def _fail(text: str) -> NoReturn:
-    click.echo(f"btw: {text}", err=True)
-    sys.exit(1)

@@ -6,10 +6,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from btw_core.cli.common import dir_option, fail, json_option, read_store
+from btw_core.lease import SESSIONS
 from btw_core.resource import ConfigError
 from btw_core.settings import Setup, load_setup
 
@@ -21,7 +23,6 @@ from .units import NotFound, Sysfs, Unit
 
 #: Seconds that a command may take.
 TIMEOUT = 5.0
-_dir = click.option("--dir", metavar="DIR", help="Everything below DIR instead of the system's places.")
 _devices = click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 
 
@@ -32,8 +33,8 @@ def command() -> None:
 
 @command.command()
 @_devices
-@_dir
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@dir_option
+@json_option
 def show(devices: tuple[str, ...], dir: str | None, as_json: bool) -> None:
     """Show the keys, the holder and the generation of DEVICE; of each key of this cluster its node and term."""
     cluster, nodes = _names(dir)
@@ -44,7 +45,7 @@ def show(devices: tuple[str, ...], dir: str | None, as_json: bool) -> None:
 
 @command.command()
 @_devices
-@_dir
+@dir_option
 @click.option("--force", is_flag=True, help="I made sure that no node writes to it.")
 def clear(devices: tuple[str, ...], dir: str | None, force: bool) -> None:
     """Take every key and the reservation away from DEVICE.
@@ -65,7 +66,7 @@ def clear(devices: tuple[str, ...], dir: str | None, force: bool) -> None:
             try:
                 _clear(paths, own)
             except Trouble as trouble:
-                _fail(str(trouble))
+                fail(str(trouble))
         click.echo(f"{unit.wwid}: cleared")
 
 
@@ -82,7 +83,7 @@ def _clear(paths: Sequence[PrPath], own: int) -> None:
             return
     if failed:
         raise failed
-    _fail("no path is alive")
+    fail("no path is alive")
 
 
 # ---- what is said of a disk
@@ -149,7 +150,7 @@ def _named(said: dict[str, Any]) -> str:
 def _names(dir: str | None) -> tuple[str, list[str]]:
     """The cluster's name, and those of its nodes as far as they are known: this one, and those in the lock store."""
     try:
-        setup = load_setup(dir, None, None, None)
+        setup = load_setup(dir)
         return setup.config.cluster, sorted({setup.config.node, *_nodes(setup)})
     except ConfigError as error:
         _warn(f"{error}: keys are shown without nodes and terms")
@@ -158,25 +159,18 @@ def _names(dir: str | None) -> tuple[str, list[str]]:
 
 def _nodes(setup: Setup) -> set[str]:
     """Raises ConfigError."""
-    from btw_core.cli.common import read_store
-
     records, why = read_store(setup)
     if records is None:
         _warn(f"{why}: nodes are shown by their numbers")
-    return {record.key.split("/")[1] for record in records or () if record.key.startswith("sessions/")}
+    return {record.key.split("/")[1] for record in records or () if record.key.startswith(SESSIONS)}
 
 
 def _units(devices: Sequence[str]) -> tuple[Unit, ...]:
     try:
         return Sysfs().units(devices)
     except NotFound as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _warn(text: str) -> None:
     click.echo(f"btw: {text}", err=True)
-
-
-def _fail(text: str) -> NoReturn:
-    _warn(text)
-    sys.exit(1)
