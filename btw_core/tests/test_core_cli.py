@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from btw_core import __version__
 from btw_core.cli import COMMANDS, Commands, _main, cli, plugin_commands
 from btw_core.cli.common import closed
+from btw_core.cli.office import Office, follow
+from btw_core.cluster import ClusterView, Order, PackageView, Verb
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -138,3 +141,16 @@ def test_who_may_not_see_the_managers_is_told_so(tmp_path: Path) -> None:
     with os.fdopen(reading) as stream:
         assert "user 65534 may not look into it: be root, or a member of the group btw" in stream.read()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_who_waits_for_an_order_that_was_taken_back_is_told_so(
+    ordered: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = Order(verb=Verb.RUN) if ordered else None
+    view = ClusterView(nodes={}, packages={"web": PackageView(order=order)})
+    answer = {"node": "n1", "view": msgspec.to_builtins(view), "decisions": [], "digests": {}, "maintenance": {}}
+    asked = Office(Path("/none"), answer)
+    monkeypatch.setattr(asked, "look", lambda: None)
+    assert not follow(asked, "web", lambda _: False, 0.1)
+    assert ("no order for web stands any more" in capsys.readouterr().err) is not ordered

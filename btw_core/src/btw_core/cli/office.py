@@ -236,6 +236,9 @@ def follow(office: Office, name: str, done: Callable[[PackageView], bool], secon
             break
         time.sleep(LOOK)
     explain(office, name)
+    if office.package(name).order is None:
+        since = "it was fulfilled and more happened since, or a later order or btw reset took it back"
+        click.echo(f"btw: no order for {name} stands any more: {since} (btw events {name})", err=True)
     return False
 
 

@@ -33,6 +33,7 @@ def command(packages: tuple[str, ...], on: str | None, preview: bool, why: str, 
         there.ask("ask", words=words, why=why)
         up = lambda each: any(phase == "up" and on in (None, node) for node, phase in each.at.items())  # noqa: E731
         if not follow(there, name, up, wait):
-            click.echo(f"btw: {name} is not up; the order stands until it is, or: btw stop {name}", err=True)
+            if there.package(name).order is not None:
+                click.echo(f"btw: {name} is not up; the order stands until it is, or: btw stop {name}", err=True)
             code = 1
     sys.exit(code)
