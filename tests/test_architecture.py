@@ -26,7 +26,7 @@ KINDS = {
     " rehearsal records picture hearing steps",
     "contract": "clock store ports resource hooks",
     "shell": "desk health session claim work debts memory controller summary shared_record placer manager",
-    "keeper": "trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",
+    "keeper": "exits trial keeper_options pulse keeper_rules watchdog cutoff steady errands service life keeper",
     "node": "node answers",
     "cli": "cli",
     "testing": "testing",

@@ -9,7 +9,8 @@ import pytest
 
 from btw_core import errands
 from btw_core.errands import Errands
-from btw_core.keeper import FAILED, main
+from btw_core.exits import FAILED
+from btw_core.keeper import main
 
 
 def test_what_cannot_be_written_is_shown_once_and_written_later(

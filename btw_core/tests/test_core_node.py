@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from btw_core.containment import find_cgroup_root, home_of
-from btw_core.node import DEFECT
+from btw_core.exits import DEFECT
 from btw_core.resource import ConfigError, Problem
 from btw_core.store import Store, StoreUnavailable
 from btw_core.store_late import LateStore

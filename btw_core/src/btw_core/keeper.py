@@ -20,10 +20,11 @@ from typing import NoReturn
 from .clock import boot_id, boottime
 from .cutoff import Home, Trigger, cut_off
 from .errands import Errands
+from .exits import BUSY, CONFIGURATION, DONE, FAILED, LEFT
 from .keeper_options import options
 from .keeper_rules import Decision, Seen, decide
 from .life import Life
-from .pulse import KEEPER, LEFT, Held, KeeperHalf, ManagerHalf, Pulse, start_of
+from .pulse import KEEPER, Held, KeeperHalf, ManagerHalf, Pulse, start_of
 from .service import Service
 from .steady import steady
 from .trial import Trial
@@ -41,8 +42,8 @@ PATIENCE = 2.0
 AGAIN, TOUCH = 1.0, 60.0
 #: Seconds between two looks that show that this process was stopped, or the computer suspended.
 STOOD_STILL = 1.0
-#: Exit codes after which no other manager is started, those but DONE only while nothing may be up: see node.py.
-DONE, FAILED, BUSY, CONFIGURATION = 0, 1, 75, 78
+#: Exit codes of a manager after which no other one is started while nothing may be up.
+_REFUSALS = (FAILED, BUSY, CONFIGURATION)
 #: The slot of a daemon.
 DAEMON = "@daemon"
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -259,7 +260,7 @@ class Keeper:
         self._life = None
         if code == LEFT:
             self._renew()
-        elif code == DONE or (code in (FAILED, BUSY, CONFIGURATION) and not self._up()):
+        elif code == DONE or (code in _REFUSALS and not self._up()):
             self._over = code
         else:
             self._failures = 0 if life.ready else self._failures

@@ -24,6 +24,7 @@ from .clock import BootClock
 from .control import Answer, Control
 from .disk import Busy, FileDisk
 from .executor import RealExecutor
+from .exits import BUSY, CONFIGURATION, DEFECT, DONE, FAILED, LEFT
 from .identity import incarnation
 from .journal import FileJournal
 from .kept import Kept, Lag, promise
@@ -31,7 +32,7 @@ from .manager import Manager
 from .placer import Daemon
 from .plugins import open_store
 from .ports import HaltAsked, Ports, Report
-from .pulse import LEFT, PULSE
+from .pulse import PULSE
 from .records import SLOT
 from .resource import ConfigError, Problem
 from .settings import Setup
@@ -43,8 +44,6 @@ from .summary import summary
 from .timing import SHORTEST_STALL
 from .types import PackageSpec, State
 
-#: Exit codes (sysexits.h where it has one).
-DONE, FAILED, DEFECT, BUSY, CONFIGURATION = 0, 1, 70, 75, 78
 #: Seconds that the timer runs at most: CLOCK_BOOTTIME goes on during suspend, the loop's clock does not.
 NAP = 1.0
 #: Seconds within which a further signal only asks what is going on.

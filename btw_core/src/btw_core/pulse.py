@@ -21,8 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-#: Exit code of a manager that ended to be replaced, leaving everything as it is (after sysexits.h, which ends at 78).
-LEFT = 79
 #: In a manager's environment: the command of its keeper, as JSON.
 KEEPER = "BTW_KEEPER"
 #: In a zygote's environment: the path of its manager's pulse.

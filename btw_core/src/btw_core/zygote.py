@@ -30,6 +30,7 @@ from . import wire
 from .clock import boottime
 from .command import child_setup, ending
 from .containment import OBSERVER, ZYGOTE, Containment, containment, sequence_of, settle_in
+from .exits import DEFECT
 from .loading import load
 from .observer import Observer
 from .operation import Inventory, members, perform, prepare
@@ -256,7 +257,7 @@ class Zygote:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            code = 70
+            code = DEFECT
             try:
                 self._become(parent, place, keep)
                 code = job()

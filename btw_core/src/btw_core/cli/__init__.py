@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-
-USAGE, UNAVAILABLE, DEFECT, CONFIGURATION, INTERRUPTED = 64, 69, 70, 78, 130
+from ..exits import CONFIGURATION, DEFECT, DONE, FAILED, INTERRUPTED, UNAVAILABLE, USAGE
 
 #: Command -> what `btw --help` says, so that it need not import the module (`try` is a word of Python's: try_.py).
 COMMANDS = {
@@ -128,10 +127,10 @@ def _main(arguments: list[str] | None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # `btw events | head`: nothing more can be shown, at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return DONE
     except Exception as error:  # noqa: BLE001 - the last boundary: whatever it is, the user gets one line
         return _explain(error)
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else DONE
 
 
 def _explain(error: Exception) -> int:
@@ -145,7 +144,7 @@ def _explain(error: Exception) -> int:
     if os.environ.get("BTW_DEBUG"):
         raise error
     if isinstance(error, OSError):
-        return _say(str(error), 1)
+        return _say(str(error), FAILED)
     return _say(f"defect of btw: {type(error).__name__}: {error} (BTW_DEBUG=1 shows where)", DEFECT)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..exits import CONFIGURATION, DONE
 from .common import Given, json_option, setup_options
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def command(packages: tuple[str, ...], given: Given, as_json: bool) -> None:
         click.echo(json.dumps(_json(report), indent=2))
     else:
         click.echo(_text(report, bool(packages)))
-    sys.exit(0 if report.ok else 78)
+    sys.exit(DONE if report.ok else CONFIGURATION)
 
 
 def _text(report: Report, named: bool) -> str:

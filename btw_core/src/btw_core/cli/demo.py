@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 
+from ..exits import DONE, FAILED, INTERRUPTED
+
 PACKAGE = "hello"
 #: Short times, so that the worst case can be watched: see `btw check`.
 TIMES = {"pace": 0.5, "timeout": 2.0, "start_timeout": 5.0, "stop_timeout": 2.0}
@@ -66,17 +68,17 @@ def command() -> None:
     Plugins().resource_type("service")  # else the error names the pip line
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _interrupted.set())
-    code = 0
+    code = DONE
     with contextlib.ExitStack() as stack:
         demo = Demo(stack)
         try:
             demo.play()
         except Failed as error:
             click.echo(f"btw: demo: {error}", err=True)
-            code = 1
+            code = FAILED
         except Interrupted:
             click.echo("\ninterrupted; cleaning up", err=True)
-            code = 130
+            code = INTERRUPTED
     sys.exit(code)
 
 

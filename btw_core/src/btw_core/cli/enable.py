@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from ..exits import BUSY, CONFIGURATION, USAGE
 from .common import PATIENCE, Given, fail, packages_argument, setup_options
 from .office import Office, explain, offices, play, preview_option, why_option
 
@@ -31,7 +32,7 @@ def command(package: str, on: tuple[str, ...], preview: bool, why: str, given: G
         _cluster(there[0], package, on, preview, why)
         return
     if on or preview:
-        fail("no daemon answers here that knows it; without one: btw enable PKG --node NODE, on its computer", 64)
+        fail("no daemon answers here that knows it; without one: btw enable PKG --node NODE, on its computer", USAGE)
     node = setup.config.node
     if _ask(setup, package):
         click.echo(f"{package} is enabled on {node}; its manager tries for the lock again")
@@ -85,9 +86,9 @@ def _edit_memory(setup: Setup, package: str) -> bool:
         disk.save(package, msgspec.structs.replace(saved, off=""))
         return True
     except Busy as error:
-        fail(f"{error}; it does not answer on its control socket", 75)
+        fail(f"{error}; it does not answer on its control socket", BUSY)
     except ValueError as error:
-        fail(str(error), 78)
+        fail(str(error), CONFIGURATION)
     finally:
         disk.close()
 

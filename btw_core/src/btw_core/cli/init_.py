@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..exits import BUSY, USAGE
 from .common import PATIENCE, Given, fail, setup_options
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(cluster: str | None, given: Given) -> None:
         file.write_text(_toml(cluster, given))
         written = True
     elif cluster is not None:
-        fail(f"{file} exists, so its cluster name holds: leave out --cluster, or write it there", 64)
+        fail(f"{file} exists, so its cluster name holds: leave out --cluster, or write it there", USAGE)
     try:
         setup = given.setup()
         setup.places.ensure()
@@ -91,7 +92,7 @@ def _create(setup: Setup) -> list[str]:
     try:
         record = lease.ClusterRecord(id=secrets.token_hex(8), name=setup.config.cluster)
         if isinstance(store.put(lease.CLUSTER_KEY, lease.encode(record), expected=None, deadline=PATIENCE), Conflict):
-            fail(f"{setup.lock} has a cluster already; nothing was changed", 75)
+            fail(f"{setup.lock} has a cluster already; nothing was changed", BUSY)
         for package in packages:
             first = lease.first(package.spec.timing.lease, "btw init")
             store.put(lease.PACKAGES + package.spec.lock, lease.encode(first), expected=None, deadline=PATIENCE)

@@ -49,9 +49,10 @@ def manage(given: Given, packages: Sequence[str], slot: str, manager: Sequence[s
     import json
     from pathlib import Path
 
+    from ..exits import LEFT
     from ..kept import outdated
     from ..node import Node
-    from ..pulse import KEEPER, LEFT
+    from ..pulse import KEEPER
     from ..settled import forget, settled
 
     kept = json.loads(os.environ.pop(KEEPER))

@@ -20,20 +20,15 @@ def command(script: Path, name: str | None, dir: str | None, stdout: bool) -> No
     is 1. A package script also works as it is: see btw-exec.
     """
     from ..migrate import migrate
-    from ..resource import ConfigError
     from .new import checked, write
 
     package = name or script.name
-    try:
-        checked(package)
-        migrated = migrate(package, script.read_text(errors="replace"))
-        if stdout:
-            click.echo(migrated.text, nl=False)
-        else:
-            click.echo(f"{write(package, migrated.text, dir)} written; read it, then: btw check {package}")
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(78)
+    checked(package)
+    migrated = migrate(package, script.read_text(errors="replace"))
+    if stdout:
+        click.echo(migrated.text, nl=False)
+    else:
+        click.echo(f"{write(package, migrated.text, dir)} written; read it, then: btw check {package}")
     for each in migrated.left:
         click.echo(f"{script}: not translated: {each}", err=True)
     sys.exit(1 if migrated.left else 0)

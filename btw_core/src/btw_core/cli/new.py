@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 
@@ -30,21 +28,16 @@ def command(
 
     Example: btw new web -m exec -m flag
     """
-    from ..resource import ConfigError
     from ..running import package_file
 
     if bool(modules) == from_running:
         raise click.UsageError("give either -m TYPE (`btw plugin list` shows them) or --from-running")
-    try:
-        checked(name)
-        text = package_file(name) if from_running else _text(name, modules, plugins)
-        if stdout:
-            click.echo(text, nl=False)
-        else:
-            click.echo(f"{write(name, text, dir)} written; edit it, then: btw check {name}")
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(78)
+    checked(name)
+    text = package_file(name) if from_running else _text(name, modules, plugins)
+    if stdout:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"{write(name, text, dir)} written; edit it, then: btw check {name}")
 
 
 def _text(name: str, modules: tuple[str, ...], restrict: str | None) -> str:

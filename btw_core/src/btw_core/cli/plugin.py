@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +49,8 @@ def _answer(
     ask: Callable[[Plugins], list[dict[str, Any]]], as_json: bool, text: Callable[[dict[str, Any]], str] | None = None
 ) -> None:
     from ..plugins import Plugins
-    from ..resource import ConfigError
 
-    try:
-        found = ask(Plugins())
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(78)
+    found = ask(Plugins())
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:

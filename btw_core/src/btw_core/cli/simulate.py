@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..exits import CONFIGURATION, USAGE
 from .common import Given, fail, json_option, setup_options
 
 if TYPE_CHECKING:
     from ..cluster import ClusterView
     from ..rehearsal import Rehearsal
-
-CONFIGURATION, USAGE = 78, 64
 
 
 @click.command

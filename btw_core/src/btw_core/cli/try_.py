@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..exits import BUSY, UNAVAILABLE
 from .common import Given, json_option, packages_argument, setup_options
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 #: Exit codes of `try PKG status`, by health.
 _CODES = {"up": 0, "down": 1, "partly": 1, "degraded": 2, "cannot tell": 2, "critical": 3}
-BUSY, UNAVAILABLE = 75, 69
 
 
 @click.command

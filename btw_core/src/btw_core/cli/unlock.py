@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..exits import BUSY
 from .common import Given, fail, managers, packages_argument, setup_options
 from .records import change
 
@@ -36,12 +37,12 @@ def command(package: str, confirmed: bool, given: Given) -> None:
     cause = "btw unlock --confirmed"
     found, troubles = managers(setup.places)
     if troubles:  # frozen, it may hold this very package, and goes on when it is let
-        fail(f"{troubles[0]}: it may have {package} up; end it before (kill -9 its pid), then unlock", 75)
+        fail(f"{troubles[0]}: it may have {package} up; end it before (kill -9 its pid), then unlock", BUSY)
     running = [a["node"] for _, a in found for p in a["packages"] if _active(p, package)]
     if running:
         remedy = f"btw stop {package} --node {running[0]}"
         click.echo(f"btw: {package} is active on {running[0]} on this computer: {remedy}", err=True)
-        sys.exit(75)
+        sys.exit(BUSY)
     before, _ = change(setup, package, lambda record: unlocked(record, cause) if record else None)
     if before is None:
         lease = load_package(package, setup.config, setup.places, Plugins(setup.restrict)).spec.timing.lease

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import click
 
+from btw_core.exits import CONFIGURATION
+
 from .package_file import VARIABLES, read
 from .script import called_as
-
-#: Exit code for "this is no package script": a configuration error.
-CONFIGURATION = 78
 
 
 @click.command()
