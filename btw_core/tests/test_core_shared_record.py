@@ -10,13 +10,13 @@ from btw_core.records import DrainRecord
 from btw_core.shared_record import SharedRecord
 from btw_core.switches import Refused
 from btw_core.testing.fakes import Bench
+from btw_core.timing import Timing
 
 KEY = "drains/a"
 
 
 def _shared(bench: Bench) -> SharedRecord:
-    failed = lambda text: bench.journal.write("store_trouble", cause=text)  # noqa: E731 - short
-    return SharedRecord(bench.desk, KEY, DrainRecord, 1.0, 0.5, failed, lambda _record: None)
+    return SharedRecord(bench.desk, KEY, DrainRecord, Timing(pace=1.0, timeout=4.0), lambda _record: None)
 
 
 def _drained(why: str) -> DrainRecord:

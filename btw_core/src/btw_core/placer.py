@@ -5,6 +5,7 @@ for their locks, or ends them, as it says. Writes what this node has to say: its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -187,10 +188,7 @@ class Placer:
 
     def _record(self, key: str, kind: type[msgspec.Struct]) -> SharedRecord:
         if key not in self._shared:
-            failed = lambda text: self.desk.journal.write("store_trouble", cause=text)  # noqa: E731 - short
-            deadline, retry = self.timing.renewal_deadline, self.timing.retry
-            stands = lambda record: self._stands(key, record)  # noqa: E731 - short
-            self._shared[key] = SharedRecord(self.desk, key, kind, deadline, retry, failed, stands)
+            self._shared[key] = SharedRecord(self.desk, key, kind, self.timing, partial(self._stands, key))
         return self._shared[key]
 
     @property

@@ -11,6 +11,7 @@ from .desk import Desk
 from .lease import DamagedRecord, decode, encode
 from .ports import StoreAnswered
 from .switches import Refused
+from .timing import Timing
 
 Edit = Callable[[Any], Any]
 
@@ -22,22 +23,15 @@ class _Wanted(NamedTuple):
 
 
 class SharedRecord:
-    """One key. An edit is a function record -> record (None: absent) and may be applied again; `failed(text)` is said
-    once for each outage, `stands(record)` of what is known to be there. What an edit raises as ValueError or Refused
-    goes to its `refused`, and it is dropped."""
+    """One key. An edit is a function record -> record (None: absent) and may be applied again; `stands(record)` is said
+    of what is known to be there. What an edit raises as ValueError or Refused goes to its `refused`, and it is dropped.
+    An outage is journalled once."""
 
     def __init__(
-        self,
-        desk: Desk,
-        key: str,
-        kind: type[msgspec.Struct],
-        deadline: float,
-        retry: float,
-        failed: Callable[[str], None],
-        stands: Callable[[Any], None],
+        self, desk: Desk, key: str, kind: type[msgspec.Struct], timing: Timing, stands: Callable[[Any], None]
     ) -> None:
         self.desk, self.key, self._kind = desk, key, kind
-        self._deadline, self._retry, self._failed, self._stands = deadline, retry, failed, stands
+        self._timing, self._stands = timing, stands
         self._edits: list[_Wanted] = []
         self._busy = False
         self.trouble = ""  # why what is wanted is not known to be written
@@ -55,7 +49,7 @@ class SharedRecord:
     def _read(self) -> None:
         if not self._busy and self._edits:
             self._busy = True
-            self.desk.ask(self.key, self._answered, deadline=self._deadline)
+            self.desk.ask(self.key, self._answered, deadline=self._timing.renewal_deadline)
 
     def _answered(self, answer: StoreAnswered) -> None:
         if answer.records is None:
@@ -67,7 +61,7 @@ class SharedRecord:
             try:
                 record = decode(self._kind, self.key, answer.records[0].value)
             except DamagedRecord as damage:
-                self._failed(f"{damage}; written anew")
+                self.desk.journal.write("store_trouble", cause=f"{damage}; written anew")
         wanted, done = record, []
         for each in self._edits:
             try:
@@ -86,7 +80,7 @@ class SharedRecord:
             lambda put: self._put_answered(put, done, wanted),
             value=encode(wanted),
             expected=revision,
-            deadline=self._deadline,
+            deadline=self._timing.renewal_deadline,
         )
 
     def _put_answered(self, answer: StoreAnswered, done: list[_Wanted], record: Any) -> None:
@@ -111,6 +105,7 @@ class SharedRecord:
     def _later(self, trouble: str) -> None:
         if not self.trouble:
             self.trouble = trouble
-            self._failed(f"{self.key} is not known to be written: {trouble}; trying again")
+            cause = f"{self.key} is not known to be written: {trouble}; trying again"
+            self.desk.journal.write("store_trouble", cause=cause)
         self._busy = False
-        self.desk.at(self.desk.now() + self._retry, ("shared", self.key), self._read)
+        self.desk.at(self.desk.now() + self._timing.retry, ("shared", self.key), self._read)
