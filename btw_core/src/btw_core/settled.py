@@ -6,6 +6,7 @@ up. The package files of a daemon have `applied` for that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,19 +21,13 @@ def settled(pulse: Path, dir: str | None, node: str | None, lock: str | None) ->
     """The copy beside `pulse`, made anew unless something is up (None: it cannot be written, so the file counts); and
     what of btw.toml is not heeded, with the remedy. Blocks on the disk. Raises ConfigError."""
     file, copy = places(dir).config, _copy(pulse)
-    text = file.read_bytes() if file.exists() else b""
-    former = copy.read_bytes() if copy.exists() and _up(pulse) else None
-    try:
-        load_setup(dir, node, lock)
-    except ConfigError as error:
-        if former is None:
-            raise
-        unheeded = f"{error.problems[0]}; when it is mended"
-    else:
-        unheeded = "" if former in (None, text) else f"{file} was changed; to have it taken over"
+    text = _read(file) or b""  # a missing one is all defaults; what else is wrong with it is found below
+    former = _read(copy) if _up(pulse) else None
     if former is not None:
-        what = "goes on with btw.toml as it was when nothing was up here"
-        return copy, unheeded and f"{what}: {unheeded}: systemctl reload btw, or kill -USR1 of the keeper"
+        with contextlib.suppress(ConfigError):  # the btw that is installed now does not take the old one any more
+            load_setup(dir, node, lock, copy=str(copy))
+            return copy, _unheeded(file, text != former, dir, node, lock)
+    load_setup(dir, node, lock)
     try:
         descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:  # it may hold passwords
@@ -43,11 +38,29 @@ def settled(pulse: Path, dir: str | None, node: str | None, lock: str | None) ->
     return copy, ""
 
 
+def _unheeded(file: Path, changed: bool, dir: str | None, node: str | None, lock: str | None) -> str:
+    try:
+        load_setup(dir, node, lock)
+    except ConfigError as error:
+        why = f"{error.problems[0]}; when it is mended"
+    else:
+        why = f"{file} was changed; to have it taken over"
+    what = "goes on with btw.toml as it was when nothing was up here"
+    return f"{what}: {why}: systemctl reload btw, or kill -USR1 of the keeper" if changed else ""
+
+
 def forget(pulse: Path, *, replaced: bool) -> None:
     """The manager ends: whoever comes next takes btw.toml as it is then, where this one made room for it in order
     (`replaced`) or left nothing up."""
     if replaced or not _up(pulse):
         _copy(pulse).unlink(missing_ok=True)
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
 
 
 def _copy(pulse: Path) -> Path:
