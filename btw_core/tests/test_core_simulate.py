@@ -186,3 +186,10 @@ def test_rules_that_are_wrong_are_named_with_their_line(checker: Checker) -> Non
     checker.package("web", POOL.format("web"), head="")
     (checker.directory / "packages" / "web.toml").write_text("dependency = 3\n")
     assert any("must be a list of tables; write [[dependency]]" in each for each in checker.problems())
+
+
+def test_a_picture_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    for path, cause in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
+        done = simulate("--view", str(path))
+        assert done.exit_code == 78
+        assert f"btw: {path}: cannot be read: {cause}" in done.output.splitlines()

@@ -68,7 +68,9 @@ def _view(file: str) -> ClusterView:
         if isinstance(content, dict) and "view" in content:
             content = content["view"]  # of --json
         return msgspec.convert(content, ClusterView)
-    except (OSError, ValueError) as error:  # msgspec's errors and JSON's are ValueErrors
+    except OSError as error:
+        fail(f"{file}: cannot be read: {error.strerror}", CONFIGURATION)
+    except ValueError as error:  # msgspec's errors and JSON's are ValueErrors
         fail(f"{file}: {error}", CONFIGURATION)
 
 
