@@ -85,7 +85,7 @@ def test_two_packages_that_share_a_path(checker: Checker) -> None:
         f"b.toml:3: pool: path /srv/a is also used by `pool` of `a` ({first}:3); "
         "give each its own, or put both into one package",
         f"c.toml:6: warning: pool-2: path /c is also used by `pool` of `c` ({checker.directory}/packages/c.toml:3); "
-        "give each its own, or put both into one package",
+        "take one of them out",
     ]
     assert len(checker.problems("a")) == 1
     assert len(checker.problems("c")) == 1

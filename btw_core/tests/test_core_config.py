@@ -9,6 +9,7 @@ import pytest
 from test_core_plugins import ONE_TYPE, Site
 
 from btw_core.config import Package, load_all, load_package
+from btw_core.parameters import seconds
 from btw_core.plugins import EXTENSIONS, RESOURCES, Plugins
 from btw_core.resource import ConfigError, Problem
 from btw_core.settings import Setup, load_setup
@@ -198,7 +199,7 @@ name = "x"
         "chose; write lock = in btw.toml: a store that all nodes reach, or local:PATH if this is the only computer",
         "web.toml:16: device: found 5, allowed: path",
         "web.toml:17: count: found 9, allowed: whole number, at least 1, at most 8",
-        "web.toml:18: wait: found -1, allowed: seconds (must be finite and not negative)",
+        "web.toml:18: wait: found -1, allowed: seconds (must not be negative, nor more than 1e+09)",
         "web.toml:19: frobnicate: unknown key `frobnicate`; allowed here: "
         "device, count, start, wait, name, start_timeout, stop_timeout",
         "web.toml:20: timeout: `timeout` belongs below [package]; move it there",
@@ -295,7 +296,7 @@ def test_everything_wrong_in_btw_toml(node: Node) -> None:
         '5: watchdog: found "/dev/watchdog", but self_fence is "none"; write self_fence = "watchdog"',
         '6: self_fence: found 1, allowed: "none" or "stop" or "reboot" or "watchdog"',
         "7: clock_error: found 0.7, allowed: number, at least 0, less than 0.5",
-        "8: scheduling_slack: found -1, allowed: seconds (must be finite and not negative)",
+        "8: scheduling_slack: found -1, allowed: seconds (must not be negative, nor more than 1e+09)",
         "9: plugins: found 3, allowed: table",
     ]
     node.config("")
@@ -389,3 +390,10 @@ def test_the_watchdog_is_part_of_the_times(node: Node) -> None:
     assert "2 x watchdog_timeout 20 s > timeout 20 + stop_timeout 20 - pace 4" in problem
     node.package("web.toml", POOL.replace("/x", "/y"))
     assert node.load().spec.timing.watchdog == 20.0
+
+
+@pytest.mark.parametrize("value", [-1, 1e10, 10**400, float("nan"), float("inf"), "999999999h"])
+def test_a_time_that_nobody_means(value: object) -> None:
+    """Where it is a slip of the pen it is refused, not waited for."""
+    with pytest.raises(ValueError, match="must not be negative, nor more than"):
+        seconds(value)

@@ -181,6 +181,12 @@ def test_the_command(tmp_path: Path) -> None:
     done = btw("migrate", str(script), "--name", "other", "--stdout", directory=tmp_path / "btw")
     assert done.returncode == 0 and tomllib.loads(done.stdout) == {"package": {"pace": 4}}
 
+    for content in ("", "# nothing\n", "\x7fELF\0 a=1\n"):
+        script.write_text(content)
+        done = btw("migrate", str(script), "--name", "third", directory=tmp_path / "btw")
+        assert done.returncode == 78 and "sets nothing that a package script sets; is it one?" in done.stderr
+    assert not (tmp_path / "btw/packages/third.toml").exists()
+
 
 # ---- from what runs
 def test_what_is_up_becomes_a_package() -> None:

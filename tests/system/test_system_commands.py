@@ -33,6 +33,7 @@ def test_run_in_the_background_answers_when_it_returns(cluster: Cluster) -> None
     assert [each["ok"] for each in json.loads(stopped.stdout)] == [True]
     events = [json.loads(line) for line in cluster.btw("events", "web", "--json").stdout.splitlines()]
     assert [each["state"] for each in events if each["event"] == "transition"][-1] == "halted"
+    assert "have no line about nope" in cluster.btw("events", "nope").stderr
     log = cluster.directory / "log" / "n1" / "web.log"
     assert "halted" in log.read_text()
 

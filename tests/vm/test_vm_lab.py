@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -91,12 +92,13 @@ def test_three_machines_are_ready_within_seconds() -> None:
 
 def test_nothing_is_left() -> None:
     """After a lab its directory and all of its processes are gone, also when it ended with an error."""
-    with pytest.raises(ZeroDivisionError), Lab(machines=1) as lab:
-        machine = together(lab["n1"].pid)
-        assert len(living(machine)) > 1
-        raise ZeroDivisionError
-    assert not lab.directory.exists()
-    assert living(machine) == []
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(ZeroDivisionError), Lab(machines=1) as lab:
+            machine = stack.enter_context(namespace(lab["n1"].pid))
+            assert len(living(machine)) > 1
+            raise ZeroDivisionError
+        assert not lab.directory.exists()
+        assert living(machine) == []
 
 
 def test_no_escape(tmp_path: Path) -> None:
@@ -108,10 +110,10 @@ def test_no_escape(tmp_path: Path) -> None:
         running = [n1.spawn("sh", "-c", f"echo on; {program}") for _ in range(3)]
         for each in running:
             each.until("on")
-        machine = together(n1.pid)
-        os.kill(n1.pid, signal.SIGKILL)
-        n1.control.until(lambda: not n1.control.is_open, "its processes gone", LIMIT)
-        assert living(machine) == []
+        with namespace(n1.pid) as machine:
+            os.kill(n1.pid, signal.SIGKILL)
+            n1.control.until(lambda: not n1.control.is_open, "its processes gone", LIMIT)
+            assert living(machine) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,8 +334,15 @@ def together(pid: int) -> str:
         return ""
 
 
-def living(namespace: str) -> list[str]:
-    return [each.name for each in Path("/proc").glob("[0-9]*") if together(int(each.name)) == namespace]
+@contextlib.contextmanager
+def namespace(pid: int) -> Iterator[str]:
+    """The same, held open: its number is not given to another machine meanwhile."""
+    with open(f"/proc/{pid}/ns/pid", "rb"):
+        yield together(pid)
+
+
+def living(machine: str) -> list[str]:
+    return [each.name for each in Path("/proc").glob("[0-9]*") if together(int(each.name)) == machine]
 
 
 def hears(machine: Machine, name: str) -> bool:

@@ -113,8 +113,9 @@ def _shared(packages: list[Package], asked: set[str]) -> list[Problem]:
                 continue
             place = f"{first.file}:{first.document.line('resource', i)}"
             text = f"{' '.join(identity)} is also used by `{first.resources[i].name}` of `{first.name}` ({place})"
-            remedy = "give each its own, or put both into one package"
-            severity = "warning" if first is second else "error"
+            once = first is second
+            remedy = "take one of them out" if once else "give each its own, or put both into one package"
+            severity = "warning" if once else "error"
             key = second.resources[j].name
             problems.append(_problem(second, j, text=text, remedy=remedy, severity=severity, key=key))
     return problems

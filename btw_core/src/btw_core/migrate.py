@@ -38,6 +38,7 @@ class Left(msgspec.Struct, frozen=True):
 class Migrated(msgspec.Struct, frozen=True):
     text: str  # of the package file
     left: tuple[Left, ...]
+    empty: bool  # nothing was found to translate
 
 
 def migrate(name: str, script: str) -> Migrated:
@@ -49,6 +50,7 @@ def migrate(name: str, script: str) -> Migrated:
             left.append(Left(line, variable, "only a shell can work out its value; write the value itself"))
         else:
             found[variable] = (line, value)
+    empty = not found and not left
     package = _package(found, left)
     resources = [*_disks(found, left), *_file_systems(found, left), *_addresses(found, left)]
     for variable, (line, value) in found.items():
@@ -63,7 +65,7 @@ def migrate(name: str, script: str) -> Migrated:
     blocks = [head, package, *resources]
     if left:
         blocks.append("\n".join(["# Not translated:", *(f"# {each}" for each in left)]))
-    return Migrated("\n\n".join(blocks) + "\n", tuple(left))
+    return Migrated("\n\n".join(blocks) + "\n", tuple(left), empty)
 
 
 # ---- reading

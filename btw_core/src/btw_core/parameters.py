@@ -7,7 +7,6 @@ come from `msgspec.Meta(description=, examples=, extra={"unit": ...})`.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import types
 from collections.abc import Iterable
@@ -24,6 +23,8 @@ from .resource import Resource, Seconds
 PLACEHOLDER = "CHANGE ME"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: Seconds that any length of time may have: thirty years. What is longer is a slip.
+LONGEST = 1e9
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|m|h)")
 _WORDS = {
     str: "text",
@@ -93,13 +94,14 @@ def convert(value: Any, annotation: Any) -> Any:
 def seconds(value: Any) -> Seconds:
     """A number of seconds, or text with a unit. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError("must be finite and not negative")
-        return Seconds(value)
-    match = _LENGTH.fullmatch(value) if isinstance(value, str) else None
-    if not match:
+        found: float = value
+    elif isinstance(value, str) and (match := _LENGTH.fullmatch(value)):
+        found = float(match[1]) * _UNITS[match[2]]
+    else:
         raise ValueError('write a number, or text such as "500ms", "10s", "2m", "1h"')
-    return Seconds(float(match[1]) * _UNITS[match[2]])
+    if not 0 <= found <= LONGEST:
+        raise ValueError(f"must not be negative, nor more than {LONGEST:g}")
+    return Seconds(found)
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -144,7 +144,9 @@ def _explain(error: Exception) -> int:
     if os.environ.get("BTW_DEBUG"):
         raise error
     if isinstance(error, OSError):
-        return _say(str(error), FAILED)
+        remedy = "; it may have to be run as root" if isinstance(error, PermissionError) else ""
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}{remedy}", FAILED)
     return _say(f"defect of btw: {type(error).__name__}: {error} (BTW_DEBUG=1 shows where)", DEFECT)
 
 

@@ -32,13 +32,17 @@ def command(
 
     begin = _instant(since) if since else None
     tail = Tail(places(dir).state, node)
+    silent = set(packages)
     while True:
         for event in tail.read():
             if packages and event.get("package") not in packages:
                 continue
+            silent.discard(event.get("package"))
             if begin is None or datetime.fromisoformat(event["at"]) >= begin:
                 click.echo(json.dumps(event, ensure_ascii=False) if as_json else human(event))
         if not follow:
+            for name in sorted(silent):
+                click.echo(f"btw: the journals here have no line about {name}", err=True)
             return
         time.sleep(0.1)
 

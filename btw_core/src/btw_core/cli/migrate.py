@@ -20,11 +20,16 @@ def command(script: Path, name: str | None, dir: str | None, stdout: bool) -> No
     is 1. A package script also works as it is: see btw-exec.
     """
     from ..migrate import migrate
+    from ..resource import ConfigError, Problem
     from .new import checked, write
 
     package = name or script.name
     checked(package)
-    migrated = migrate(package, script.read_text(errors="replace"))
+    text = script.read_text(errors="replace")
+    migrated = migrate(package, text)
+    if migrated.empty or "\0" in text:
+        problem = Problem(text="sets nothing that a package script sets", remedy="is it one?", file=str(script))
+        raise ConfigError([problem])
     if stdout:
         click.echo(migrated.text, nl=False)
     else:
