@@ -107,6 +107,7 @@ def test_what_the_store_has_not_taken_is_told_until_it_has() -> None:
     _begins(bench, placer)
     done: list[str] = []
     placer.ask("halt web", "root", "", lambda: done.append("done"), lambda _: None)
+    assert placer.unwritten == {"web": "no answer yet"}
     while bench.store.calls:  # each is lost
         bench.store.lose(committed=False)
     assert (done, placer.unwritten) == ([], {"web": "no answer"})

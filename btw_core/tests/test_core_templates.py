@@ -204,7 +204,7 @@ def test_literals_are_toml(value: Any) -> None:
     assert tomllib.loads(f"key = {literal(value)}") == {"key": value}
 
 
-@given(st.floats(0, 1e6), st.sampled_from([("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]))
+@given(st.floats(0, 1e5), st.sampled_from([("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]))
 def test_lengths_of_time(number: float, unit: tuple[str, float]) -> None:
     """A number is seconds; with a unit it is that many of the unit."""
     assert convert(number, Seconds) == number

@@ -255,3 +255,18 @@ def test_commands_over_a_manager_that_dies(daemons: Daemons) -> None:
         assert process.returncode == 0, f"{each}: {process.returncode}\n{said}"
         assert "defect" not in said and "no daemon" not in said, said
     assert begun(daemons, "web") in (["n1"], ["n1", "n2"])
+
+
+@pytest.mark.parametrize("daemons", ["local"], indirect=True)
+def test_what_the_store_does_not_take_is_shown_and_not_forgotten_in_silence(daemons: Daemons) -> None:
+    """Somebody else writes into the store for as long as one looks."""
+    alone(daemons, "web", head="auto_run = false")
+    started(daemons, "n1")
+    daemons.settles(web="")
+    with contextlib.closing(sqlite3.connect(daemons.directory / "state" / "local.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert "the lock store did not take it" in daemons.btw("start", "web", code=1)
+        waits = "web was to be changed, and the lock store has not taken that: "
+        assert waits in daemons.btw("why", "web") and waits in daemons.btw("status")
+        daemons.end("n1")
+    assert "n1 forgotten: web was to be changed" in daemons.btw("events") and begun(daemons, "web") == []

@@ -195,7 +195,7 @@ class Placer:
     def unwritten(self) -> dict[str, str]:
         """Packages and nodes with a switch, an order or a drain that the store has not taken, and why."""
         asked = {key.partition("/")[2]: each for key, each in self._shared.items() if not key.startswith(NODES)}
-        return {name: each.trouble for name, each in asked.items() if each.trouble}
+        return {name: each.waits for name, each in asked.items() if each.waits}
 
     def _stands(self, key: str, record: Any) -> None:
         """Written, so whoever asks next sees it: the watch may take its time."""

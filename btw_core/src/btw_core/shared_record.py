@@ -46,6 +46,11 @@ class SharedRecord:
         self._edits.append(_Wanted(edit, then, refused))
         self._read()
 
+    @property
+    def waits(self) -> str:
+        """Why what is wanted is not known to be written; "" when nothing is."""
+        return self.trouble or ("no answer yet" if self._edits else "")
+
     def _read(self) -> None:
         if not self._busy and self._edits:
             self._busy = True
