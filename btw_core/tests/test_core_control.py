@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -71,6 +73,39 @@ def test_only_the_owner_may_ask(tmp_path: Path) -> None:
     finally:
         os.umask(former)
     assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) in (0o600, 0o660)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")
+def test_a_member_of_the_group_may_ask_and_a_stranger_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By connecting, as they would."""
+    nobody, strange = 65534, 65533
+    group = next(each for each in grp.getgrall() if each.gr_gid not in (0, strange))
+    monkeypatch.setattr("btw_core.control.GROUP", group.gr_name)
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        path = Path(top) / "run" / "n1" / "web.sock"
+        asked = with_control(path, lambda: [connects(path, nobody, gid) for gid in (group.gr_gid, strange)])
+    assert asked == [True, False]
+
+
+def connects(path: Path, uid: int, gid: int) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        code = 2
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            with socket.socket(socket.AF_UNIX) as channel:
+                channel.connect(str(path))
+            code = 0
+        except PermissionError:
+            code = 1
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 1)
+    return code == 0
 
 
 def test_refusals_and_silence_are_told_apart(tmp_path: Path) -> None:

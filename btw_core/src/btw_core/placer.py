@@ -221,7 +221,7 @@ class Placer:
                 # a node that is about to be fenced is no reason to wait for a person
                 fenced = controller.memory.fate is not None
                 found[controller.spec.lock] = Phase.FAILING if fenced else PHASES[state]
-            elif not claim.free and claim.ours:
+            elif claim.ours:
                 found[controller.spec.lock] = Phase.HALTING  # verified down, and being given back
         return found
 

@@ -39,6 +39,8 @@ def settled(pulse: Path, dir: str | None, node: str | None, lock: str | None) ->
 
 
 def _unheeded(file: Path, changed: bool, dir: str | None, node: str | None, lock: str | None) -> str:
+    if not changed:
+        return ""
     try:
         load_setup(dir, node, lock)
     except ConfigError as error:
@@ -46,7 +48,7 @@ def _unheeded(file: Path, changed: bool, dir: str | None, node: str | None, lock
     else:
         why = f"{file} was changed; to have it taken over"
     what = "goes on with btw.toml as it was when nothing was up here"
-    return f"{what}: {why}: systemctl reload btw, or kill -USR1 of the keeper" if changed else ""
+    return f"{what}: {why}: systemctl reload btw, or kill -USR1 of the keeper"
 
 
 def forget(pulse: Path, *, replaced: bool) -> None:

@@ -138,7 +138,7 @@ def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, 
                 paths.append(path)
                 time.sleep(0.05)
             elif path in kept(places.run, node):
-                log = places.log / path.parent.name / f"{path.stem.removeprefix('@')}.log"
+                log = log_file(places, path.parent.name, path.stem)
                 why = f"tail {log}" if log.exists() else "journalctl -u btw"
                 troubles.append(f"{path.parent.name}: its keeper lives, its manager does not answer; why: {why}")
             elif not isinstance(error.__cause__, ConnectionRefusedError | FileNotFoundError):
@@ -147,6 +147,11 @@ def managers(places: Places, node: str | None = None) -> tuple[list[tuple[Path, 
         if answer is not None:
             found.append((path, answer))
     return found, troubles
+
+
+def log_file(places: Places, node: str, slot: str) -> Path:
+    """What a manager in the background prints."""
+    return places.log / node / f"{slot.removeprefix('@')}.log"
 
 
 def closed(run: Path) -> list[str]:

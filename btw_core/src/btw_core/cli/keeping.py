@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
-from .common import Given, fail
+from .common import Given, fail, log_file
 
 if TYPE_CHECKING:
     import subprocess
@@ -75,9 +75,8 @@ def detach(setup: Setup, slot: str, command: list[str], name: str) -> int:
     import subprocess
 
     setup.places.ensure()
-    directory = setup.places.log / setup.config.node
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = directory / f"{slot.removeprefix('@')}.log"
+    log = log_file(setup.places, setup.config.node, slot)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("ab") as file:
         begin = file.tell()
         process = subprocess.Popen(

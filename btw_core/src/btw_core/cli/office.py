@@ -158,9 +158,8 @@ def office(setup: Setup) -> Office:
     """This node's, or another's on this computer. Leaves with exit code 1 when none answers."""
     found = offices(setup.places, setup.config.node)
     if not found:
-        for trouble in closed(setup.places.run):
-            fail(trouble)
-        fail("no daemon answers on this computer: btw daemon -d (or systemctl start btw)")
+        hidden = closed(setup.places.run)
+        fail(hidden[0] if hidden else "no daemon answers on this computer: btw daemon -d (or systemctl start btw)")
     return found[0]
 
 
